@@ -6,6 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+
 # CLIP ViT-L/14 at 336 pixels, the tower of every released checkpoint.
 DEFAULT_VISION_CONFIG = {
     "model_type": "clip_vision_model",

@@ -13,14 +13,17 @@ Shapes are written in one vocabulary throughout:
     Dv  vision width                    D   language model width
 """
 
+from collections import Counter
+
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+from transformers import AutoModel, Cache, PreTrainedConfig
+from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_llava_mini import LlavaMiniConfig
+from .generation_llava_mini import LlavaMiniGenerationMixin
 from .modules_llava_mini import (
     KeyValues,
     LlavaMiniCausalLMOutputWithPast,
@@ -30,6 +33,7 @@ from .modules_llava_mini import (
     LlavaMiniPreFusion,
     LlavaMiniPreTrainedModel,
     LlavaMiniVisionOutput,
+    check_no_placeholders,
 )
 
 
@@ -71,9 +75,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         Raises:
             ValueError: number of crops, channels or size don't match the configuration.
         """
-        return self.encode_units(
-            self.check_crops("pixel_values", pixel_values, 5), output_compressor_attentions, **kwargs
-        )
+        self.check_crops("pixel_values", pixel_values, 5)
+        return self.encode_units(pixel_values, output_compressor_attentions, **kwargs)
 
     @can_return_tuple
     def get_video_features(
@@ -98,7 +101,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         Raises:
             ValueError: shapes or frame counts don't match.
         """
-        pixel_values_videos = self.check_crops("pixel_values_videos", pixel_values_videos, 6)
+        self.check_crops("pixel_values_videos", pixel_values_videos, 6)
         num_videos, max_frames = pixel_values_videos.shape[:2]
         num_frames = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
         if len(num_frames) != num_videos or not all(0 < count <= max_frames for count in num_frames):
@@ -157,7 +160,6 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
                 f"width) ending in {expected}: `resolution_ratio` {self.config.resolution_ratio} makes "
                 f"{self.config.num_crops} crop(s) an image. Use the processor saved with this model."
             )
-        return pixel_values
 
     def embed_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Ids `(B, S)` to raw embeddings `(B, S, D)`; placeholders outside the vocabulary are looked up as id 0."""
@@ -167,7 +169,9 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
                 input_ids = input_ids.masked_fill(input_ids == token_id, 0)
         return embedding(input_ids)
 
-    def find_token(self, token_id: int, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor:
+    def find_token(
+        self, token_id: int, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    ) -> torch.Tensor:
         """Where `token_id` stands, `(B, S)`: by id, or by its embedding when there are no ids."""
         if input_ids is not None:
             return input_ids == token_id
@@ -180,7 +184,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     def get_placeholder_mask(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         """Where vision tokens belong: `{"image": (B, S), "video": (B, S)}`."""
         return {
@@ -193,37 +197,27 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        text_fusion_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Which text takes part in pre-fusion, `(B, S)`: all but padding, placeholders, ignored ids and, with `labels`,
-        the answers (the authors' training rule).
+        Which text takes part in pre-fusion, `(B, S)`: what `text_fusion_mask` allows (all by default), without
+        padding, placeholders and the configuration's ignored ids, which never do.
         """
-        mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
-        for token_id in self.config.prefusion_ignored_token_ids:
+        shape = inputs_embeds.shape[:2]
+        mask = torch.ones(shape, dtype=torch.bool, device=inputs_embeds.device)
+        for name, given in (("attention_mask", attention_mask), ("text_fusion_mask", text_fusion_mask)):
+            if given is None:
+                continue
+            if given.shape != shape:
+                raise ValueError(
+                    f"`{name}` has shape {tuple(given.shape)}, but with images or videos it has to be {tuple(shape)}, "
+                    "one flag a token of the prompt."
+                )
+            mask = mask & given.to(mask)
+        config = self.config
+        for token_id in (config.image_token_id, config.video_token_id, *config.prefusion_ignored_token_ids):
             mask = mask & ~self.find_token(token_id, input_ids, inputs_embeds)
-        if labels is not None:
-            mask = mask & (labels == -100)
-        return self.restrict_to_text(mask, input_ids, inputs_embeds, attention_mask)
-
-    def restrict_to_text(
-        self,
-        mask: torch.Tensor,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """`mask` `(B, S)` without padding and placeholders, which can never take part."""
-        for placeholder in self.get_placeholder_mask(input_ids, inputs_embeds).values():
-            mask = mask & ~placeholder
-        if attention_mask is None:
-            return mask
-        if attention_mask.shape != mask.shape:
-            raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)}, but with images or videos it has to be "
-                f"{tuple(mask.shape)} (1 for tokens, 0 for padding)."
-            )
-        return mask & attention_mask.bool()
+        return mask
 
     def assign_units(self, modality: str, mask: torch.Tensor, vision: LlavaMiniVisionOutput) -> list[int]:
         """
@@ -267,8 +261,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
             text_fusion_mask (`torch.Tensor` of shape `(B, S)`): which text takes part.
             visuals: pairs of the units' rows and their pre-fusion keys and values.
         """
-        units_of_row = [sum(rows.count(row) for rows, _ in visuals) for row in range(inputs_embeds.shape[0])]
-        num_units = torch.tensor(units_of_row, device=inputs_embeds.device)
+        units_of_row = Counter(row for rows, _ in visuals for row in rows)
+        num_units = torch.tensor([units_of_row[row] for row in range(len(inputs_embeds))], device=inputs_embeds.device)
         text_fusion_mask = text_fusion_mask & (num_units > 0)[:, None]
         num_kept = text_fusion_mask.sum(1)
         longest = int(num_kept.max())
@@ -299,15 +293,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         What the language model sees, `(B, S, D)`: pre-fused text, and vision tokens at the placeholders. Rows
         without images and videos keep their raw embeddings.
         """
-        if text_fusion_mask is None:
-            text_fusion_mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask)
-        else:
-            if text_fusion_mask.shape != inputs_embeds.shape[:2]:
-                raise ValueError(
-                    f"`text_fusion_mask` has shape {tuple(text_fusion_mask.shape)}, but the prompt has "
-                    f"{tuple(inputs_embeds.shape[:2])} tokens: give one flag a token."
-                )
-            text_fusion_mask = self.restrict_to_text(text_fusion_mask.bool(), input_ids, inputs_embeds, attention_mask)
+        text_fusion_mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds)
         for modality, mask in placeholders.items():
             if modality not in visuals:
@@ -365,8 +351,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
             pixel_values_videos (`torch.Tensor` of shape `(videos, frames, K, 3, height, width)`): likewise videos.
             video_num_frames (`torch.Tensor` of shape `(videos,)`): frames that count; all by default.
             attention_mask (`torch.Tensor` of shape `(B, S)`): 0 for padding, on whichever side.
-            text_fusion_mask (`torch.Tensor` of shape `(B, S)`): which text takes part in pre-fusion; see
-                `get_text_fusion_mask` for the default. Padding and placeholders never do.
+            text_fusion_mask (`torch.Tensor` of shape `(B, S)`): which text takes part in pre-fusion; all of it by
+                default. Padding, placeholders and the configuration's ignored ids never do.
             mm_encoder_outputs (`dict[str, ModelOutput]`): instead of pixels, what `get_image_features` ("image") and
                 `get_video_features` ("video") returned; or the fused prompt ("prompt", made by `generate`).
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
@@ -412,7 +398,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         )
 
 
-class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, GenerationMixin):
+class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGenerationMixin):
     """
     LLaVA-Mini with its language modeling head.
 
@@ -489,11 +475,7 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, GenerationMixi
                     "one label a token, -100 where nothing is to be learned (placeholders and padding included)."
                 )
             if text_fusion_mask is None:
-                text_fusion_mask = self.model.get_text_fusion_mask(
-                    input_ids,
-                    self.model.embed_prompt(input_ids) if inputs_embeds is None else inputs_embeds,
-                    labels=labels,
-                )
+                text_fusion_mask = labels == -100
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -524,84 +506,6 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, GenerationMixi
             image_hidden_states=outputs.image_hidden_states,
             video_hidden_states=outputs.video_hidden_states,
             compressor_attentions=outputs.compressor_attentions,
-        )
-
-    def generate(self, *args, **kwargs):
-        """
-        `GenerationMixin.generate`, with images and videos. The prompt is fused once; new tokens keep their raw
-        embeddings, with a cache or without. Continuing from `past_key_values` runs only what is new, and its text is
-        then not fused: for the authors' numbers in a conversation run the grown chat afresh.
-
-        Raises:
-            ValueError: `prefill_chunk_size` together with images or videos; new images after `past_key_values`.
-        """
-        configs = (kwargs, vars(kwargs.get("generation_config") or self.generation_config))
-        has_visuals = any(kwargs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
-        if (has_visuals or kwargs.get("mm_encoder_outputs")) and any(c.get("prefill_chunk_size") for c in configs):
-            raise ValueError(
-                "`prefill_chunk_size` can't be used with images or videos: the prompt's text is fused with them as a "
-                "whole. Set it to None."
-            )
-        return super().generate(*args, **kwargs)
-
-    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        """
-        Fuses the prompt once, before it is repeated for beams. `generate` calls this after it has encoded the pixels;
-        the fused prompt then travels as `mm_encoder_outputs["prompt"]`, which it drops after the prefill.
-        """
-        visuals = {k: v for k, v in (model_kwargs.pop("mm_encoder_outputs", None) or {}).items() if v is not None}
-        text_fusion_mask = model_kwargs.pop("text_fusion_mask", None)
-        prompt = self._fuse_prompt(input_ids, visuals, text_fusion_mask, model_kwargs)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
-        )
-        model_kwargs["mm_encoder_outputs"] = {}
-        if prompt is not None:
-            prompt = BaseModelOutput(last_hidden_state=prompt.repeat_interleave(expand_size, dim=0))
-            model_kwargs["mm_encoder_outputs"]["prompt"] = prompt
-        return input_ids, model_kwargs
-
-    def _fuse_prompt(
-        self,
-        input_ids: torch.Tensor,
-        visuals: dict[str, LlavaMiniVisionOutput],
-        text_fusion_mask: torch.Tensor | None,
-        model_kwargs: dict,
-    ) -> torch.Tensor | None:
-        """The fused prompt `(B, S, D)`, or `None` when there is nothing to fuse with."""
-        inputs_embeds = model_kwargs.get("inputs_embeds")
-        ids = input_ids if inputs_embeds is None else None
-        cache = model_kwargs.get("past_key_values")
-        num_cached = int(cache.get_seq_length()) if cache is not None else 0
-        inputs_embeds = self.model.embed_prompt(input_ids) if inputs_embeds is None else inputs_embeds
-        if num_cached:
-            for modality, mask in self.model.get_placeholder_mask(ids, inputs_embeds).items():
-                # With the whole conversation given, the first `num_cached` tokens have been run already.
-                new = mask[:, num_cached:] if mask.shape[1] > num_cached else mask
-                if new.any():
-                    raise ValueError(
-                        f"New {modality} placeholders after `past_key_values`: text is fused with all images of its "
-                        "prompt at once. Run the whole conversation without `past_key_values`."
-                    )
-            return None
-        if not visuals:
-            for modality, mask in (
-                self.model.get_placeholder_mask(ids, inputs_embeds).items() if ids is not None else ()
-            ):
-                check_no_placeholders(modality, mask)
-            return None
-        return self.model.fuse_modalities(
-            ids, inputs_embeds, model_kwargs.get("attention_mask"), visuals, text_fusion_mask
-        )
-
-
-def check_no_placeholders(modality: str, mask: torch.Tensor):
-    """Raises a ValueError when `mask` `(B, S)` holds placeholders that nothing was passed for."""
-    if count := int(mask.sum()):
-        pixels = {"image": "pixel_values", "video": "pixel_values_videos"}[modality]
-        raise ValueError(
-            f"The prompt holds {count} {modality} placeholder token(s), but no `{pixels}` were passed: pass them, or "
-            "take the placeholders out of the text."
         )
 
 

@@ -346,3 +346,13 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
             attention_mask=None,
             past_key_values=cache,
         )
+
+
+def check_no_placeholders(modality: str, mask: torch.Tensor):
+    """Raises a ValueError when `mask` `(B, S)` holds placeholders that nothing was passed for."""
+    if count := int(mask.sum()):
+        pixels = {"image": "pixel_values", "video": "pixel_values_videos"}[modality]
+        raise ValueError(
+            f"The prompt holds {count} {modality} placeholder token(s), but no `{pixels}` were passed: pass them, or "
+            "take the placeholders out of the text."
+        )
