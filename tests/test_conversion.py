@@ -1,0 +1,219 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""The converter on the authors' golden checkpoints: names, numbers, bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+
+import llava_mini  # noqa: F401 (registers the Auto classes)
+from checkpoint_io import read_checkpoint
+from convert_llava_mini_weights_to_hf import convert, main
+from key_mapping import ignored_reason, rename_key
+
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = ("standard", "high_resolution")
+# The authors' float32 numbers on CPU; sums are taken in another order here.
+TOLERANCE = 1e-5
+# Where the authors' code has an image among the ids.
+ORIGINAL_IMAGE_ID = -200
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """The golden checkpoints, converted."""
+    folder = tmp_path_factory.mktemp("converted")
+    for case in CASES:
+        convert(GOLDEN / case / "original", folder / case)
+    return folder
+
+
+@pytest.fixture
+def original(tmp_path):
+    """A copy of golden/standard to spoil."""
+    shutil.copytree(GOLDEN / "standard", tmp_path / "standard")
+    return tmp_path / "standard" / "original"
+
+
+def place(ids, token_id, count):
+    """The authors' ids with `count` placeholders where they have one."""
+    rows = [
+        torch.cat([torch.full((count,), token_id) if i == ORIGINAL_IMAGE_ID else i[None] for i in row]) for row in ids
+    ]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("model.embed_tokens.weight", ["model.language_model.embed_tokens.weight"]),
+        ("model.layers.31.mlp.up_proj.weight", ["model.language_model.layers.31.mlp.up_proj.weight"]),
+        ("model.norm.weight", ["model.language_model.norm.weight"]),
+        ("lm_head.weight", ["lm_head.weight"]),
+        ("model.prefusion_layers.3.self_attn.o_proj.weight", ["model.prefusion.layers.3.self_attn.o_proj.weight"]),
+        ("model.mm_projector.weight", ["model.multi_modal_projector.linear_1.weight"]),
+        ("model.mm_projector.0.bias", ["model.multi_modal_projector.linear_1.bias"]),
+        ("model.mm_projector.2.weight", ["model.multi_modal_projector.linear_2.weight"]),
+        ("model.mm_projector.10.weight", ["model.multi_modal_projector.linear_6.weight"]),
+        ("model.compressor.query", ["model.compressor.query"]),
+        ("model.compressor.pos_embed", ["model.compressor.pos_embed"]),
+        ("model.compressor.ln_q.bias", ["model.compressor.query_norm.bias"]),
+        ("model.compressor.ln_kv.weight", ["model.compressor.key_norm.weight"]),
+        ("model.compressor.attn.out_proj.bias", ["model.compressor.out_proj.bias"]),
+        (
+            "model.compressor.attn.in_proj_weight",
+            [f"model.compressor.{part}_proj.weight" for part in ("q", "k", "v")],
+        ),
+        (
+            "model.vision_tower.vision_tower.vision_model.encoder.layers.2.layer_norm1.weight",
+            ["model.vision_tower.encoder.layers.2.layer_norm1.weight"],
+        ),
+        ("model.mm_projector.1.weight", []),
+        ("xmodel.norm.weight", []),
+        ("lm_head.weights", []),
+        ("model.layers", []),
+    ],
+)
+def test_rename_key(key, names):
+    assert list(rename_key(key)) == names
+
+
+def test_ignored_keys_have_reasons():
+    assert ignored_reason("model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert ignored_reason("model.vision_tower.vision_tower.vision_model.embeddings.position_ids")
+    assert ignored_reason("model.layers.0.self_attn.q_proj.weight") is None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_tensor_arrives_unchanged(converted, case):
+    source = read_checkpoint(GOLDEN / case / "original")
+    tower = load_file(GOLDEN / case / "vision_tower" / "model.safetensors")
+    source = {key: tensor.load() for key, tensor in source.items()}
+    source |= {f"model.vision_tower.vision_tower.{key}": tensor for key, tensor in tower.items()}
+    targets = load_file(converted / case / "model.safetensors")
+    for key, tensor in source.items():
+        names = rename_key(key)
+        assert torch.equal(torch.cat([targets.pop(name) for name in names]) if names else None, tensor), key
+    assert not targets
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converted_checkpoint_gives_the_authors_numbers(converted, case):
+    model, info = AutoModelForImageTextToText.from_pretrained(converted / case, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    expected = load_file(GOLDEN / case / "tensors.safetensors")
+    config = model.config
+    ids = place(expected["image.input_ids"], config.image_token_id, config.num_image_tokens)
+    pixels = expected["image.images"][None]
+    frames = expected["video.images"]
+    video_ids = place(expected["video.input_ids"], config.video_token_id, config.num_image_tokens * frames.shape[1])
+    with torch.no_grad():
+        image_logits = model(input_ids=ids, pixel_values=pixels).logits
+        video_logits = model(input_ids=video_ids, pixel_values_videos=frames).logits
+    torch.testing.assert_close(image_logits, expected["image.logits"], rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(video_logits, expected["video.logits"], rtol=0, atol=TOLERANCE)
+    generated = model.generate(
+        input_ids=ids, pixel_values=pixels, max_new_tokens=expected["image.generated"].shape[1], do_sample=False
+    )
+    assert torch.equal(generated[:, ids.shape[1] :], expected["image.generated"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tokenizer_and_generation_settings(converted, case):
+    tokenizer = AutoTokenizer.from_pretrained(converted / case)
+    assert (tokenizer.image_token, tokenizer.video_token, tokenizer.padding_side) == ("<image>", "<video>", "left")
+    # The first ids that the vocabulary leaves unused: the embeddings need no new rows.
+    assert tokenizer("<image><video>").input_ids == [402, 403]
+    settings = GenerationConfig.from_pretrained(converted / case)
+    assert settings.eos_token_id == [397, 401]
+    assert settings.pad_token_id == tokenizer.pad_token_id == 398
+    assert (settings.do_sample, settings.temperature, settings.top_p) == (True, 0.6, 0.9)
+    prompt = json.loads((GOLDEN / case / "case.json").read_text())["prompt"]
+    ids = load_file(GOLDEN / case / "tensors.safetensors")["image.input_ids"]
+    assert tokenizer(prompt, add_special_tokens=False).input_ids == place(ids, 402, 1)[0].tolist()
+
+
+def change_config(original, **changes):
+    config = json.loads((original / "config.json").read_text())
+    (original / "config.json").write_text(json.dumps(config | changes))
+
+
+def change_shard(original, change):
+    path = original / "model-00001-of-00002.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def remove_key(original):
+    index = original / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    del weight_map["model.norm.weight"]
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    shard = original / "model-00002-of-00002.safetensors"
+    for path in (original / "model-00001-of-00002.safetensors", shard):
+        tensors = load_file(path)
+        tensors.pop("model.norm.weight", None)
+        save_file(tensors, path)
+
+
+def truncate(original):
+    path = original / "model-00001-of-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BAD_INPUT = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
+    "config is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "can't be read as JSON"),
+    "no weights": (lambda folder: [p.unlink() for p in folder.glob("model*")], "has no weights"),
+    "shard missing": (lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(), "is missing, but"),
+    "shard truncated": (truncate, "can't be read"),
+    "tensor missing": (remove_key, "1 tensor.s. are missing, such as 'model.language_model.norm.weight'"),
+    "tensor unknown": (
+        lambda folder: change_shard(folder, lambda t: t.update({"model.extra": torch.zeros(1)})),
+        "unexpected names, such as 'model.extra'",
+    ),
+    "layer too many": (lambda folder: change_config(folder, prefusion_layer_num=1), "are unexpected, such as"),
+    "wrong shape": (lambda folder: change_config(folder, intermediate_size=64), "have the wrong shape"),
+    "unknown projector": (lambda folder: change_config(folder, mm_projector_type="qformer"), "is not supported"),
+    "class token kept": (lambda folder: change_config(folder, mm_vision_select_feature="cls_patch"), "not square"),
+    "tower does not fit": (lambda folder: change_config(folder, mm_hidden_size=48), "of width 48"),
+    "tower not found": (lambda folder: change_config(folder, mm_vision_tower="../nowhere"), "--vision-tower"),
+    "no tokenizer": (lambda folder: [p.unlink() for p in folder.glob("*token*")], "The tokenizer in"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_refused_and_nothing_is_written(original, tmp_path, capsys, name):
+    spoil, message = BAD_INPUT[name]
+    spoil(original)
+    output = tmp_path / "output"
+    with pytest.raises(ValueError, match=message):
+        convert(original, output)
+    assert main([str(original), str(output)]) == 2
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert lines[-1].startswith("error: ") and sum(line.startswith("error: ") for line in lines) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["standard"]
+
+
+def test_output_is_only_replaced_when_asked(tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    source = GOLDEN / "standard" / "original"
+    with pytest.raises(ValueError, match="is not empty.*--overwrite"):
+        convert(source, output)
+    assert (output / "notes.txt").exists()
+    assert main([str(source), str(output), "--overwrite"]) == 0
+    assert (output / "config.json").exists() and not (output / "notes.txt").exists()
+
+
+def test_the_input_is_never_replaced(original):
+    with pytest.raises(ValueError, match="holds the input"):
+        convert(original, original.parent, overwrite=True)
+    assert (original / "config.json").exists()
