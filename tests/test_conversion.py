@@ -109,7 +109,7 @@ def test_converted_checkpoint_gives_the_authors_numbers(converted, case):
     expected = load_file(GOLDEN / case / "tensors.safetensors")
     config = model.config
     ids = place(expected["image.input_ids"], config.image_token_id, config.num_image_tokens)
-    pixels = expected["image.images"][None]
+    pixels = expected["image.images"]
     frames = expected["video.images"]
     video_ids = place(expected["video.input_ids"], config.video_token_id, config.num_image_tokens * frames.shape[1])
     with torch.no_grad():

@@ -1,0 +1,209 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Checkpoints of any size, read and written a piece at a time: a checkpoint is a dictionary of `LazyTensor`s, which know
+their shape and read their data when asked, and is written a shard at a time.
+"""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+
+
+WEIGHT_FILE_NAMES = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME)
+# Everything but the weights: tokenizer, processor and configuration files come to less than this.
+SMALL_FILES_BYTES = 64 * 2**20
+IN_PROGRESS = "CONVERSION_IN_PROGRESS"
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is read or computed when `load()` is called, and not kept."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> "LazyTensor":
+        """Rows `start` to `stop` of it."""
+        return LazyTensor((stop - start, *self.shape[1:]), self.dtype, lambda: self.load()[start:stop].clone())
+
+
+Tensors = dict[str, LazyTensor]
+
+
+def read_checkpoint(directory: Path, file_names: tuple[str, ...] = WEIGHT_FILE_NAMES) -> Tensors:
+    """
+    The tensors of the first of `file_names` that the directory has: an index of shards, safetensors or .bin.
+
+    Raises:
+        ValueError: no such file, a shard that is missing, a file that can't be read.
+    """
+    name = next((name for name in file_names if (directory / name).is_file()), None)
+    if name is None:
+        raise ValueError(f"{directory} has no weights: expected one of {', '.join(file_names)} there.")
+    if not name.endswith(".index.json"):
+        return read_weights_file(directory / name)
+    weight_map = read_json(directory / name).get("weight_map")
+    if not weight_map:
+        raise ValueError(f"{directory / name} has no `weight_map`: download this file again.")
+    tensors: Tensors = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (directory / shard).is_file():
+            raise ValueError(f"{directory / shard} is missing, but {name} lists it: download this file.")
+        tensors |= read_weights_file(directory / shard)
+    if absent := sorted(set(weight_map) - set(tensors)):
+        raise ValueError(
+            f"{name} lists {len(absent)} tensor(s) that no shard in {directory} holds, such as {absent[0]!r}: "
+            "download index and shards again, from one revision."
+        )
+    return tensors
+
+
+def read_weights_file(path: Path) -> Tensors:
+    """
+    The tensors of one safetensors or .bin file (read with `weights_only`: no code in it runs).
+
+    Raises:
+        ValueError: the file can't be read.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            load = _load_safetensors
+        else:
+            tensors, load = _open_bin(path), _load_bin
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{path} can't be read ({first_line}): it is truncated, damaged or no weights file; download it again."
+        ) from error
+    if bad := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
+        raise ValueError(f"{path} holds something other than tensors under {bad[0]!r}: expected a plain state dict.")
+    return {key: LazyTensor(tuple(t.shape), t.dtype, partial(load, path, key)) for key, t in tensors.items()}
+
+
+def _load_safetensors(path: Path, key: str) -> torch.Tensor:
+    # Opened anew each time: a mapped file counts as memory in use, page by page, until it is closed.
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(key)
+
+
+def _load_bin(path: Path, key: str) -> torch.Tensor:
+    return _open_bin(path)[key].contiguous()
+
+
+def _open_bin(path: Path) -> dict:
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
+def read_json(path: Path) -> dict:
+    """
+    The JSON object in a file.
+
+    Raises:
+        ValueError: no such file, or no JSON object in it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: give the directory of a checkpoint with its {path.name}.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} can't be read as JSON ({error}): download it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object: download it again.")
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a JSON file as transformers does."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | str, show_progress: bool) -> None:
+    """Writes `tensors` as safetensors into `directory`, one shard in memory at a time, and their index."""
+    empty = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in tensors.items()}
+    plan = split_torch_state_dict_into_shards(empty, max_shard_size=max_shard_size)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Weights", disable=not show_progress) as bar:
+        for file_name, names in plan.filename_to_tensors.items():
+            shard = {name: tensors[name].load() for name in names}
+            save_file(shard, directory / file_name, metadata={"format": "pt"})
+            bar.update(sum(tensors[name].nbytes for name in names))
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
+        write_json(directory / SAFE_WEIGHTS_INDEX_NAME, index)
+
+
+def check_output(output: Path, overwrite: bool, sources: Iterable[Path]) -> None:
+    """
+    Raises:
+        ValueError: `output` is a file, a directory with something in it while `overwrite` is not set, or one that
+            holds a source, which replacing it would delete.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: give a directory to write into.")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise ValueError(f"{output} is not empty: choose another directory or pass --overwrite to replace it.")
+    for source in sources:
+        if output.resolve() in (source.resolve(), *source.resolve().parents):
+            raise ValueError(f"{output} holds the input {source}: choose another output directory.")
+
+
+def check_disk_space(output: Path, tensors: Tensors) -> None:
+    """
+    Raises:
+        ValueError: the disk of `output` can't hold the tensors.
+    """
+    parent = next(folder for folder in output.resolve().parents if folder.is_dir())
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL_FILES_BYTES
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ValueError(
+            f"{parent} has {free / 1e9:.1f} GB free, but the output needs {needed / 1e9:.1f} GB: free some space or "
+            "write to another disk."
+        )
+
+
+@contextmanager
+def atomic_directory(output: Path) -> Iterator[Path]:
+    """
+    A directory to write into, beside `output`, that becomes `output` when the block ends well and is removed when it
+    doesn't. What a killed run leaves behind has a name of its own, is marked, and is removed by the next run.
+
+    Raises:
+        ValueError: something else has the name of the directory to write into.
+    """
+    partial_output = output.with_name(output.name + ".incomplete")
+    if partial_output.exists():
+        if not (partial_output / IN_PROGRESS).is_file():
+            raise ValueError(f"{partial_output} is in the way: move it or choose another output directory.")
+        shutil.rmtree(partial_output)
+    partial_output.mkdir(parents=True)
+    try:
+        (partial_output / IN_PROGRESS).touch()
+        yield partial_output
+        if output.exists():
+            shutil.rmtree(output)
+        (partial_output / IN_PROGRESS).unlink()
+        partial_output.rename(output)
+    except BaseException:
+        shutil.rmtree(partial_output, ignore_errors=True)
+        raise

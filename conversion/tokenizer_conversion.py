@@ -1,0 +1,117 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""
+The authors' tokenizer and generation settings, with tokens for the places of images and videos, which the authors'
+code keeps outside the vocabulary.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+
+IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+RESERVED_TOKEN = re.compile(r"<\|reserved_special_token_(\d+)\|>")
+# Llama 3.1's padding token; the authors train with it, though their tokenizer need not name it.
+LLAMA_3_PAD_TOKEN = "<|finetune_right_pad_id|>"
+SAMPLING_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+
+
+@dataclass(frozen=True)
+class PlacedToken:
+    """Where a placeholder went: its id, and the reserved token that had it before, if one did."""
+
+    token_id: int
+    replaces: str | None
+
+
+def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[str, PlacedToken]]:
+    """
+    The tokenizer of `directory` with `<image>` and `<video>`: as the vocabulary has them already, else in the place
+    of the last reserved tokens (the first ones are those that new Llama versions take into use), else at the end.
+
+    Raises:
+        ValueError: no tokenizer, or one that can't be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # Apart from config.json, whose model type transformers does not know.
+        for name in TOKENIZER_FILES:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, Path(folder) / name)
+        vocabulary = _load(folder, directory).get_vocab()
+        replaced = _choose_reserved_tokens(vocabulary)
+        for token, reserved in replaced.items():
+            _rename_token(Path(folder), reserved, token)
+        named = {"image_token": IMAGE_TOKEN, "video_token": VIDEO_TOKEN}
+        options = {"padding_side": "left", "extra_special_tokens": named}
+        tokenizer = _load(folder, directory, **options)
+        if tokenizer.pad_token is None:
+            candidates = (LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else None, tokenizer.unk_token)
+            pad_token = next((token for token in candidates if token), tokenizer.eos_token)
+            tokenizer = _load(folder, directory, **options, pad_token=pad_token)
+    ids = {IMAGE_TOKEN: tokenizer.image_token_id, VIDEO_TOKEN: tokenizer.video_token_id}
+    return tokenizer, {token: PlacedToken(ids[token], replaced.get(token)) for token in ids}
+
+
+def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"The tokenizer in {source} can't be read ({first_line}): expected tokenizer.json or tokenizer.model, and "
+            "tokenizer_config.json."
+        ) from error
+
+
+def _choose_reserved_tokens(vocabulary: dict[str, int]) -> dict[str, str]:
+    wanted = [token for token in (IMAGE_TOKEN, VIDEO_TOKEN) if token not in vocabulary]
+    numbered = sorted((int(match[1]), match[0]) for match in map(RESERVED_TOKEN.fullmatch, vocabulary) if match)
+    if len(numbered) < len(wanted):
+        return {}
+    return {token: name for token, (_, name) in zip(wanted, numbered[len(numbered) - len(wanted) :])}
+
+
+def _rename_token(folder: Path, old: str, new: str) -> None:
+    for path in folder.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(json.dumps(old), json.dumps(new)), encoding="utf-8")
+
+
+def convert_generation_config(
+    directory: Path, original_config: dict, tokenizer: PreTrainedTokenizerBase
+) -> tuple[GenerationConfig, list[str]]:
+    """
+    The generation settings of `directory` with a pad id, or, when it has none, the ids of its configuration; and
+    the names of settings left out, since they say how to sample where sampling is off (transformers refuses to save
+    those, and nothing reads them).
+    """
+    if (directory / "generation_config.json").is_file():
+        generation_config = GenerationConfig.from_pretrained(directory)
+    else:
+        ids = {key: original_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        generation_config = GenerationConfig(**ids)
+    if generation_config.eos_token_id is None:
+        generation_config.eos_token_id = original_config.get("eos_token_id", tokenizer.eos_token_id)
+    if generation_config.pad_token_id is None:
+        generation_config.pad_token_id = tokenizer.pad_token_id
+    if generation_config.do_sample:
+        return generation_config, []
+    inert = [name for name in SAMPLING_SETTINGS if getattr(generation_config, name) is not None]
+    for name in inert:
+        setattr(generation_config, name, None)
+    return generation_config, inert
