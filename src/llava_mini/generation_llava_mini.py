@@ -20,10 +20,12 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         Raises:
             ValueError: `prefill_chunk_size` together with images or videos; new images after `past_key_values`.
         """
-        visual_names = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+        visual_names = ("pixel_values", "pixel_values_videos", "video_num_frames", "mm_encoder_outputs")
+        # `generate` encodes whatever is there by name, None too.
+        kwargs = {name: value for name, value in kwargs.items() if name not in visual_names or value is not None}
         generation_config = kwargs.get("generation_config") or self.generation_config
         chunk_size = kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None))
-        if chunk_size is not None and any(kwargs.get(name) is not None for name in visual_names):
+        if chunk_size is not None and any(name in kwargs for name in visual_names):
             raise ValueError(
                 "`prefill_chunk_size` can't be used with images or videos: the prompt's text is fused with them as a "
                 "whole. Set it to None."
