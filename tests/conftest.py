@@ -4,9 +4,14 @@ import os
 # Before anything imports transformers: no test may look for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import tiny_model
+
+from convert_llava_mini_weights_to_hf import convert
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +24,16 @@ def single_thread():
 def model(request):
     size, ratio = request.param
     return tiny_model(compressor_size=size, resolution_ratio=ratio)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory):
+    """A function: the name of a golden case to the directory of its converted checkpoint."""
+
+    @cache
+    def convert_case(name: str) -> Path:
+        directory = tmp_path_factory.mktemp("converted") / name
+        convert(Path(__file__).parent / "golden" / name / "original", directory)
+        return directory
+
+    return convert_case

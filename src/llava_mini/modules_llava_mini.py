@@ -125,8 +125,9 @@ class LlavaMiniCompressor(nn.Module):
         self.is_causal = False
 
         self.query = nn.Parameter(torch.empty(self.size**2, width))
-        # Part of the checkpoint and frozen there: it is loaded, never recomputed.
-        self.pos_embed = nn.Parameter(torch.empty(self.size**2, width), requires_grad=False)
+        # A frozen parameter in the authors' code; a buffer stays frozen through `from_pretrained` as well. It comes
+        # from the checkpoint and is never recomputed.
+        self.register_buffer("pos_embed", torch.empty(self.size**2, width))
         self.query_norm = nn.LayerNorm(width, eps=config.compressor_layer_norm_eps)
         self.key_norm = nn.LayerNorm(width, eps=config.compressor_layer_norm_eps)
         self.q_proj = nn.Linear(width, width)
