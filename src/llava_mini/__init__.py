@@ -1,13 +1,44 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """LLaVA-Mini for Hugging Face transformers. Importing the package registers its classes with the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoVideoProcessor,
+)
+from transformers.utils import is_torchvision_available
 
 from .configuration_llava_mini import LlavaMiniConfig
+from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
 from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, LlavaMiniPreTrainedModel
+from .processing_llava_mini import LlavaMiniProcessor
 
+
+__all__ = [
+    "LlavaMiniConfig",
+    "LlavaMiniForConditionalGeneration",
+    "LlavaMiniImageProcessorPil",
+    "LlavaMiniModel",
+    "LlavaMiniPreTrainedModel",
+    "LlavaMiniProcessor",
+]
 
 AutoConfig.register(LlavaMiniConfig.model_type, LlavaMiniConfig, exist_ok=True)
 AutoModel.register(LlavaMiniConfig, LlavaMiniModel, exist_ok=True)
 for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(LlavaMiniConfig, LlavaMiniForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(LlavaMiniConfig, LlavaMiniProcessor, exist_ok=True)
+
+image_processors = {"pil": LlavaMiniImageProcessorPil}
+if is_torchvision_available():
+    from .image_processing_llava_mini import LlavaMiniImageProcessor
+    from .video_processing_llava_mini import LlavaMiniVideoProcessor
+
+    __all__ += ["LlavaMiniImageProcessor", "LlavaMiniVideoProcessor"]
+    image_processors["torchvision"] = LlavaMiniImageProcessor
+    AutoVideoProcessor.register(LlavaMiniConfig, LlavaMiniVideoProcessor, exist_ok=True)
+AutoImageProcessor.register(LlavaMiniConfig, image_processor_classes=image_processors, exist_ok=True)
