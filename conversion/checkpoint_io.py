@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 
+WEIGHT_FILE_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 WEIGHT_FILE_NAMES = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME)
 # Everything but the weights: tokenizer, processor and configuration files come to less than this.
 SMALL_FILES_BYTES = 64 * 2**20
@@ -46,6 +48,32 @@ class LazyTensor:
 
 
 Tensors = dict[str, LazyTensor]
+
+
+def locate(name: str, relative_to: Path, file_patterns: tuple[str, ...], hint: str) -> Path:
+    """
+    The directory that `name` means: one seen from the directory `relative_to`, one seen from here, or a copy of the
+    files `file_patterns` of the Hub repository of that name.
+
+    Args:
+        hint: what to do when there is none, for the error.
+
+    Raises:
+        ValueError: `name` is neither a directory nor a repository that can be reached.
+    """
+    if local := find_local(name, relative_to):
+        return local
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(file_patterns)))
+    except (HFValidationError, OSError) as error:
+        raise ValueError(
+            f"{name!r} is neither a directory nor a Hub repository that can be reached: {hint}."
+        ) from error
+
+
+def find_local(name: str, relative_to: Path) -> Path | None:
+    """The directory `name`, seen from `relative_to` or else from here; `None` when there is none."""
+    return next((path for path in (relative_to / name, Path(name)) if path.is_dir()), None)
 
 
 def read_checkpoint(directory: Path, file_names: tuple[str, ...] = WEIGHT_FILE_NAMES) -> Tensors:
@@ -97,6 +125,8 @@ def read_weights_file(path: Path) -> Tensors:
         ) from error
     if bad := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"{path} holds something other than tensors under {bad[0]!r}: expected a plain state dict.")
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors: download it again.")
     return {key: LazyTensor(tuple(t.shape), t.dtype, partial(load, path, key)) for key, t in tensors.items()}
 
 

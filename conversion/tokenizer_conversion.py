@@ -39,6 +39,11 @@ class PlacedToken:
     replaces: str | None
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether the directory holds a vocabulary."""
+    return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+
+
 def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[str, PlacedToken]]:
     """
     The tokenizer of `directory` with `<image>` and `<video>`: as the vocabulary has them already, else in the place
@@ -57,7 +62,8 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
         for token, reserved in replaced.items():
             _rename_token(Path(folder), reserved, token)
         named = {"image_token": IMAGE_TOKEN, "video_token": VIDEO_TOKEN}
-        options = {"padding_side": "left", "extra_special_tokens": named}
+        # The last one is a setting of old files that byte-pair tokenizers ignore, loudly.
+        options = {"padding_side": "left", "extra_special_tokens": named, "clean_up_tokenization_spaces": False}
         tokenizer = _load(folder, directory, **options)
         if tokenizer.pad_token is None:
             candidates = (LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else None, tokenizer.unk_token)
@@ -69,7 +75,7 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
 
 def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        return AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise ValueError(

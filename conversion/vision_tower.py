@@ -5,16 +5,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import CLIPVisionConfig
 
-from checkpoint_io import Tensors, read_checkpoint, read_json
+from checkpoint_io import WEIGHT_FILE_PATTERNS, Tensors, find_local, locate, read_checkpoint, read_json
 from key_mapping import ORIGINAL_TOWER
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 
 
-REPOSITORY_FILES = ("config.json", "preprocessor_config.json", "*.safetensors*", "pytorch_model*.bin*")
+TOWER_FILES = ("config.json", "preprocessor_config.json", *WEIGHT_FILE_PATTERNS)
 # The other half of a whole CLIP, and what the two halves are compared with.
 NOT_THE_TOWER = re.compile(r"^(text_model|text_projection|visual_projection|logit_scale)\b")
 
@@ -59,7 +57,8 @@ def find_vision_tower(
     elif not name:
         raise ValueError("config.json names no `mm_vision_tower`: say which it is with --vision-tower DIR_OR_REPO.")
     else:
-        tower = _read_tower(local or _download(name), str(name), has_weights=not inside)
+        folder = locate(name, checkpoint, TOWER_FILES, "pass the vision tower with --vision-tower DIR_OR_REPO")
+        tower = _read_tower(folder, name, needs_weights=not inside)
     expected_width = original_config.get("mm_hidden_size")
     if expected_width not in (None, tower.config.hidden_size):
         raise ValueError(
@@ -67,11 +66,6 @@ def find_vision_tower(
             f"with one of width {expected_width} (`mm_hidden_size`): pass the right one with --vision-tower."
         )
     return tower
-
-
-def find_local(name: str, relative_to: Path) -> Path | None:
-    """The directory `name`, seen from the checkpoint or else from here; `None` when there is none."""
-    return next((path for path in (relative_to / name, Path(name)) if path.is_dir()), None)
 
 
 def _is_default_tower(tower: Tensors) -> bool:
@@ -86,17 +80,7 @@ def _is_default_tower(tower: Tensors) -> bool:
     return not is_deeper and all(key in tower and tower[key].shape == shape for key, shape in expected.items())
 
 
-def _download(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(REPOSITORY_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"The vision tower {name!r} is neither a directory nor a repository that can be reached: pass "
-            "--vision-tower DIR_OR_REPO."
-        ) from error
-
-
-def _read_tower(directory: Path, name: str, has_weights: bool) -> VisionTower:
+def _read_tower(directory: Path, name: str, needs_weights: bool) -> VisionTower:
     config = read_json(directory / "config.json")
     config = config.get("vision_config") or config  # a whole CLIP has both halves' settings
     if config.get("model_type") != "clip_vision_model":
@@ -106,7 +90,7 @@ def _read_tower(directory: Path, name: str, has_weights: bool) -> VisionTower:
         )
     tensors: Tensors = {}
     ignored: dict[str, str] = {}
-    for key, tensor in (read_checkpoint(directory) if has_weights else {}).items():
+    for key, tensor in (read_checkpoint(directory) if needs_weights else {}).items():
         if NOT_THE_TOWER.match(key):
             ignored[f"{name}: {key}"] = "belongs to CLIP's text half or to the comparison with it"
         else:

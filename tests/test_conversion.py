@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
 from checkpoint_io import read_checkpoint
@@ -22,15 +22,6 @@ CASES = ("standard", "high_resolution")
 TOLERANCE = 1e-5
 # Where the authors' code has an image among the ids.
 ORIGINAL_IMAGE_ID = -200
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """The golden checkpoints, converted."""
-    folder = tmp_path_factory.mktemp("converted")
-    for case in CASES:
-        convert(GOLDEN / case / "original", folder / case)
-    return folder
 
 
 @pytest.fixture
@@ -95,7 +86,7 @@ def test_every_tensor_arrives_unchanged(converted, case):
     tower = load_file(GOLDEN / case / "vision_tower" / "model.safetensors")
     source = {key: tensor.load() for key, tensor in source.items()}
     source |= {f"model.vision_tower.vision_tower.{key}": tensor for key, tensor in tower.items()}
-    targets = load_file(converted / case / "model.safetensors")
+    targets = load_file(converted(case) / "model.safetensors")
     for key, tensor in source.items():
         names = rename_key(key)
         assert torch.equal(torch.cat([targets.pop(name) for name in names]) if names else None, tensor), key
@@ -104,7 +95,7 @@ def test_every_tensor_arrives_unchanged(converted, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_converted_checkpoint_gives_the_authors_numbers(converted, case):
-    model, info = AutoModelForImageTextToText.from_pretrained(converted / case, output_loading_info=True)
+    model, info = AutoModelForImageTextToText.from_pretrained(converted(case), output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     expected = load_file(GOLDEN / case / "tensors.safetensors")
     config = model.config
@@ -125,11 +116,11 @@ def test_converted_checkpoint_gives_the_authors_numbers(converted, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_tokenizer_and_generation_settings(converted, case):
-    tokenizer = AutoTokenizer.from_pretrained(converted / case)
+    tokenizer = AutoTokenizer.from_pretrained(converted(case))
     assert (tokenizer.image_token, tokenizer.video_token, tokenizer.padding_side) == ("<image>", "<video>", "left")
     # The first ids that the vocabulary leaves unused: the embeddings need no new rows.
     assert tokenizer("<image><video>").input_ids == [402, 403]
-    settings = GenerationConfig.from_pretrained(converted / case)
+    settings = GenerationConfig.from_pretrained(converted(case))
     assert settings.eos_token_id == [397, 401]
     assert settings.pad_token_id == tokenizer.pad_token_id == 398
     assert (settings.do_sample, settings.temperature, settings.top_p) == (True, 0.6, 0.9)
@@ -138,9 +129,35 @@ def test_tokenizer_and_generation_settings(converted, case):
     assert tokenizer(prompt, add_special_tokens=False).input_ids == place(ids, 402, 1)[0].tolist()
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_processor_writes_the_authors_prompt(converted, case):
+    processor = AutoProcessor.from_pretrained(converted(case))
+    expected = json.loads((GOLDEN / case / "case.json").read_text())
+    question = {"type": "text", "text": "What is the text on the cake? Describe it!"}
+    messages = [{"role": "user", "content": [{"type": "image"}, question]}]
+    assert processor.apply_chat_template(messages, add_generation_prompt=True) == expected["prompt"]
+    config = json.loads((converted(case) / "config.json").read_text())
+    assert processor.compressor_size == config["compressor_size"]
+    assert processor.image_processor.do_pad and not processor.video_processor.do_pad
+    for part in (processor.image_processor, processor.video_processor):
+        assert part.resolution_ratio == config["resolution_ratio"]
+        assert (part.crop_size["height"], part.size["shortest_edge"]) == (56, 56)
+
+
+def test_pipeline_answers_from_a_converted_checkpoint(converted):
+    ask = pipeline("image-text-to-text", model=str(converted("high_resolution")))
+    image = {"type": "image", "path": str(GOLDEN / "preprocess" / "image1.png")}
+    chat = [{"role": "user", "content": [image, {"type": "text", "text": "What is this?"}]}]
+    answer = ask(chat, generate_kwargs={"max_new_tokens": 4, "do_sample": False})
+    assert answer[0]["generated_text"][-1]["content"]
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def change_config(original, **changes):
-    config = json.loads((original / "config.json").read_text())
-    (original / "config.json").write_text(json.dumps(config | changes))
+    change_json(original / "config.json", **changes)
 
 
 def change_shard(original, change):
@@ -184,6 +201,10 @@ BAD_INPUT = {
     "class token kept": (lambda folder: change_config(folder, mm_vision_select_feature="cls_patch"), "not square"),
     "tower does not fit": (lambda folder: change_config(folder, mm_hidden_size=48), "of width 48"),
     "tower not found": (lambda folder: change_config(folder, mm_vision_tower="../nowhere"), "--vision-tower"),
+    "crops of another size": (
+        lambda folder: change_json(folder.parent / "vision_tower" / "preprocessor_config.json", crop_size=42),
+        "crops to .* 42",
+    ),
     "no tokenizer": (lambda folder: [p.unlink() for p in folder.glob("*token*")], "The tokenizer in"),
 }
 

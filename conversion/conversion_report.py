@@ -1,0 +1,47 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""
+What became of every tensor and setting, and the authors' small files. Both are kept in a folder of the output, so that
+going back loses nothing.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from checkpoint_io import write_json
+from tokenizer_conversion import TOKENIZER_FILES
+
+
+ORIGINAL_FOLDER = "original"
+REPORT_FILE = "conversion_report.json"
+
+
+@dataclass
+class Report:
+    """
+    Args:
+        used: names in the output for every tensor of the input.
+        ignored: why a tensor or setting of the input is not in the output.
+        filled: where a tensor or setting of the output comes from when not from the input.
+    """
+
+    used: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    filled: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.used)} tensors used, {len(self.ignored)} entries ignored, {len(self.filled)} filled in"]
+        lines += [f"  ignored {name}: {reason}" for name, reason in self.ignored.items()]
+        lines += [f"  filled {name}: {reason}" for name, reason in self.filled.items()]
+        return "\n".join(lines)
+
+
+def keep_original_files(source: Path, tokenizer_dir: Path, output: Path, report: Report) -> None:
+    """Copies configuration and tokenizer of the authors' checkpoint into a folder of `output`, with the report."""
+    folder = output / ORIGINAL_FOLDER
+    folder.mkdir()
+    wanted = [source / name for name in ("config.json", "generation_config.json")]
+    for path in wanted + [tokenizer_dir / name for name in TOKENIZER_FILES]:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    write_json(folder / REPORT_FILE, asdict(report))

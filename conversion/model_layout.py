@@ -1,0 +1,55 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""Which tensors a converted checkpoint has to hold, going by its configuration."""
+
+import torch
+from transformers import AutoModel
+
+from checkpoint_io import Tensors
+from key_mapping import TOWER
+from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
+
+
+# What a plain language model, or one after the authors' first training stage, does not have yet.
+NEW_PARTS = ("model.compressor.", "model.prefusion.")
+
+
+def expected_shapes(config: LlavaMiniConfig) -> dict[str, tuple[int, ...]]:
+    """
+    Names and shapes of everything a converted checkpoint holds: the model's and, so that nothing is lost, the tower
+    layers past the selected one, which the model does not build.
+    """
+    with torch.device("meta"):
+        model = LlavaMiniForConditionalGeneration(config)
+        tower = AutoModel.from_config(config.vision_config)
+    tensors = model.state_dict() | {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
+    """
+    Raises:
+        ValueError: a tensor is missing, has another shape than expected, or is one too many.
+    """
+    missing = sorted(set(expected) - set(tensors))
+    unexpected = sorted(set(tensors) - set(expected))
+    mismatched = sorted(name for name in set(expected) & set(tensors) if tensors[name].shape != expected[name])
+    if missing:
+        hint = "download the checkpoint's files again"
+        if missing[0].startswith(TOWER):
+            hint = "pass the tower with --vision-tower"
+        elif missing[0].startswith(NEW_PARTS):
+            hint = "if these parts are yet to be trained, say how they start with --new-prefusion"
+        raise ValueError(f"{len(missing)} tensor(s) are missing, such as {missing[0]!r}: {hint}.")
+    if unexpected:
+        raise ValueError(
+            f"{len(unexpected)} tensor(s) are unexpected, such as {unexpected[0]!r}: config.json describes a smaller "
+            "model; use the one that belongs to these weights."
+        )
+    if mismatched:
+        name = mismatched[0]
+        raise ValueError(
+            f"{len(mismatched)} tensor(s) have the wrong shape, such as {name!r}: {tensors[name].shape} instead of "
+            f"{expected[name]} by config.json; use the one that belongs to these weights."
+        )
