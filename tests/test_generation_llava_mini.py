@@ -150,9 +150,10 @@ def test_encoded_images_can_be_reused(model):
     rows = make_rows(model.config, ["one image", "image and video"])
     expected = new_tokens(model, rows)
     inputs = collate(rows)
-    visuals = model.model.encode_visuals(
-        inputs.pop("pixel_values"), inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames")
-    )
+    visuals = {
+        "image": model.get_image_features(inputs.pop("pixel_values")),
+        "video": model.get_video_features(inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames")),
+    }
     for _ in range(2):
         made = model.generate(**inputs, **GREEDY, mm_encoder_outputs=dict(visuals))
         assert torch.equal(made[:, inputs["input_ids"].shape[1] :], expected)
@@ -245,7 +246,7 @@ def test_chunked_prefill_of_text_works(model):
     [
         ({"pixel_values": None}, "no `pixel_values` were passed"),
         ({"pixel_values": "twice"}, "features don't match"),
-        ({"mm_encoder_outputs": {"image": object()}}, "raw pixels and pre-computed"),
+        ({"mm_encoder_outputs": {"image": object()}}, "pass only one"),
     ],
 )
 def test_bad_input_is_refused_before_the_first_token(model, change, message):

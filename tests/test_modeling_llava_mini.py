@@ -105,11 +105,11 @@ def test_two_step_prefusion_equals_one_plain_sequence(model, name):
     row = make_row(model.config, ROWS[name], seed=3)
     with torch.no_grad():
         inputs = collate([row])
-        visuals = model.model.encode_visuals(
+        visuals = model.model.open_visuals(
             inputs.get("pixel_values"), inputs.get("pixel_values_videos"), inputs.get("video_num_frames")
         )
         embeds = model.model.embed_prompt(inputs["input_ids"])
-        fused = model.model.fuse_modalities(inputs["input_ids"], embeds, None, visuals) if visuals else embeds
+        fused = model.model.fuse_modalities(inputs["input_ids"], embeds, None, visuals)[0] if visuals else embeds
         torch.testing.assert_close(fused[0], reference_inputs_embeds(model, row), **TOLERANCE)
 
 
@@ -117,9 +117,9 @@ def test_two_step_prefusion_equals_one_plain_sequence(model, name):
 def test_number_of_prefusion_layers(num_layers):
     model = tiny_model(num_prefusion_layers=num_layers)
     row = make_row(model.config, ROWS["one image"])
-    visuals = model.model.encode_visuals(collate([row])["pixel_values"])
+    visuals = model.model.open_visuals(collate([row])["pixel_values"])
     embeds = model.model.embed_prompt(row.input_ids[None])
-    fused = model.model.fuse_modalities(row.input_ids[None], embeds, None, visuals)
+    fused, _ = model.model.fuse_modalities(row.input_ids[None], embeds, None, visuals)
     torch.testing.assert_close(fused[0], reference_inputs_embeds(model, row), **TOLERANCE)
 
 

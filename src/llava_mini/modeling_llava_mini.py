@@ -14,6 +14,9 @@ Shapes are written in one vocabulary throughout:
 """
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -25,7 +28,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from .configuration_llava_mini import LlavaMiniConfig
 from .generation_llava_mini import LlavaMiniGenerationMixin
 from .modules_llava_mini import (
-    KeyValues,
+    KeptText,
     LlavaMiniCausalLMOutputWithPast,
     LlavaMiniCompressor,
     LlavaMiniModelOutputWithPast,
@@ -33,7 +36,18 @@ from .modules_llava_mini import (
     LlavaMiniPreFusion,
     LlavaMiniPreTrainedModel,
     LlavaMiniVisionOutput,
+    arrange_crops,
+    assign_units,
+    check_crops,
     check_no_placeholders,
+    count_frames,
+    select_frames,
+)
+from .vision_context_llava_mini import (
+    LlavaMiniVisionContext,
+    LlavaMiniVisualChunk,
+    LlavaMiniVisuals,
+    units_per_chunk,
 )
 
 
@@ -59,6 +73,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         output_compressor_attentions: bool = False,
+        vision_memory_budget: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniVisionOutput:
         """
@@ -68,6 +83,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(images, K, 3, height, width)`):
                 Crops: N*N sub-images in row-major order, then the whole image; the image alone when N is 1.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
+            vision_memory_budget (`int`, *optional*): bytes to use at a time, see `units_per_chunk`.
 
         Returns:
             `LlavaMiniVisionOutput`, one `pooler_output` entry `(CC, D)` an image.
@@ -75,8 +91,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         Raises:
             ValueError: number of crops, channels or size don't match the configuration.
         """
-        self.check_crops("pixel_values", pixel_values, 5)
-        return self.encode_units(pixel_values, output_compressor_attentions, **kwargs)
+        visuals = self.open_images(pixel_values, output_compressor_attentions, vision_memory_budget)
+        return self.collect_features(visuals, pixel_values, **kwargs)
 
     @can_return_tuple
     def get_video_features(
@@ -84,6 +100,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         pixel_values_videos: torch.Tensor,
         video_num_frames: torch.Tensor | None = None,
         output_compressor_attentions: bool = False,
+        vision_memory_budget: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniVisionOutput:
         """
@@ -94,6 +111,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
                 Frames in order, shorter videos padded at the end.
             video_num_frames (`torch.Tensor` of shape `(videos,)`, *optional*):
                 Frames of each video that count; all by default.
+            output_compressor_attentions, vision_memory_budget: see `get_image_features`.
 
         Returns:
             `LlavaMiniVisionOutput`, one `pooler_output` entry `(frames * CC, D)` a video.
@@ -101,65 +119,91 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         Raises:
             ValueError: shapes or frame counts don't match.
         """
-        self.check_crops("pixel_values_videos", pixel_values_videos, 6)
-        num_videos, max_frames = pixel_values_videos.shape[:2]
-        num_frames = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
-        if len(num_frames) != num_videos or not all(0 < count <= max_frames for count in num_frames):
-            raise ValueError(
-                f"`video_num_frames` is {num_frames}, but `pixel_values_videos` holds {num_videos} videos of up to "
-                f"{max_frames} frames: give each video a number from 1 to {max_frames}."
-            )
-        frames = torch.cat([video[:count] for video, count in zip(pixel_values_videos, num_frames)])
-        output = self.encode_units(frames, output_compressor_attentions, **kwargs)
-        tokens = torch.cat(output.pooler_output)
-        output.pooler_output = list(tokens.split([count * self.config.num_image_tokens for count in num_frames]))
-        return output
+        visuals = self.open_videos(
+            pixel_values_videos, video_num_frames, output_compressor_attentions, vision_memory_budget
+        )
+        return self.collect_features(visuals, select_frames(pixel_values_videos, visuals.sizes), **kwargs)
 
-    def encode_units(
-        self,
-        pixel_values: torch.Tensor,
-        output_compressor_attentions: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+    def collect_features(
+        self, visuals: LlavaMiniVisuals, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> LlavaMiniVisionOutput:
-        """The vision half of the paper's figure, for units `(U, K, 3, height, width)` of whatever origin."""
-        tower = self.vision_tower(pixel_values.flatten(0, 1), **kwargs)
-        features = tower.last_hidden_state[:, 1:]  # (U * K, P, Dv), without the class token
-        raster, whole = self.arrange_crops(features.unflatten(0, pixel_values.shape[:2]))
-        compressed, attentions = self.compressor(raster, output_compressor_attentions)  # (U, CC, Dv)
+        """All chunks at once. The tower's own hidden states and attentions, rarely asked for, take another run."""
+        chunk = LlavaMiniVisualChunk.join(list(visuals.chunks))
+        tower = self.vision_tower(pixel_values.flatten(0, 1), **kwargs) if kwargs else None
+        lengths = [size * self.config.num_image_tokens for size in visuals.sizes]
+        return LlavaMiniVisionOutput(
+            last_hidden_state=chunk.features.flatten(0, 1),
+            pooler_output=list(chunk.tokens.flatten(0, 1).split(lengths)),
+            hidden_states=tower.hidden_states if tower else None,
+            attentions=tower.attentions if tower else None,
+            prefusion_key_values=chunk.key_values,
+            compressor_attentions=chunk.attentions,
+        )
+
+    def open_images(
+        self, pixel_values: torch.Tensor, output_attentions: bool = False, memory_budget: int | None = None
+    ) -> LlavaMiniVisuals:
+        """Images `(images, K, 3, height, width)`, to be encoded chunk by chunk."""
+        check_crops(self.config, "pixel_values", pixel_values, 5)
+        return LlavaMiniVisuals(
+            [1] * len(pixel_values), self.encode_chunks([pixel_values], output_attentions, memory_budget)
+        )
+
+    def open_videos(
+        self,
+        pixel_values_videos: torch.Tensor | list,
+        video_num_frames: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        memory_budget: int | None = None,
+    ) -> LlavaMiniVisuals:
+        """
+        Videos, to be encoded chunk by chunk: a padded tensor `(videos, frames, K, 3, height, width)`, or a list of
+        streams, each with `num_frames` and yielding frames `(n, K, 3, height, width)` when iterated.
+        """
+        if isinstance(pixel_values_videos, torch.Tensor):
+            check_crops(self.config, "pixel_values_videos", pixel_values_videos, 6)
+            sizes = count_frames(pixel_values_videos, video_num_frames)
+            frames = [select_frames(pixel_values_videos, sizes)]
+        else:
+            sizes = [stream.num_frames for stream in pixel_values_videos]
+            frames = (frames for stream in pixel_values_videos for frames in stream)
+        return LlavaMiniVisuals(sizes, self.encode_chunks(frames, output_attentions, memory_budget))
+
+    def open_features(self, output: LlavaMiniVisionOutput) -> LlavaMiniVisuals:
+        """What `get_image_features` or `get_video_features` returned."""
+        count = self.config.num_image_tokens
+        tokens = torch.cat(list(output.pooler_output)).unflatten(0, (-1, count))
+        chunk = LlavaMiniVisualChunk(tokens, output.prefusion_key_values, attentions=output.compressor_attentions)
+        return LlavaMiniVisuals([len(tokens) // count for tokens in output.pooler_output], [chunk])
+
+    def encode_chunks(
+        self, units: Iterable[torch.Tensor], output_attentions: bool = False, memory_budget: int | None = None
+    ) -> Iterator[LlavaMiniVisualChunk]:
+        """
+        The vision half of the paper's figure, as many units at a time as the budget allows.
+
+        Args:
+            units: tensors of pixels `(U, K, 3, height, width)` or of patch features `(U, K, P, Dv)`.
+        """
+        reference = self.compressor.query
+        size = units_per_chunk(self.config, reference, memory_budget)
+        for part in (part for tensor in units for part in tensor.split(size)):
+            features = self.extract_features(part.to(reference.device)) if part.ndim == 5 else part
+            yield self.encode_features(features, output_attentions)
+
+    def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels `(U, K, 3, height, width)` to the tower's patch features `(U, K, P, Dv)`, without the class token."""
+        features = self.vision_tower(pixel_values.flatten(0, 1)).last_hidden_state[:, 1:]
+        return features.unflatten(0, pixel_values.shape[:2])
+
+    def encode_features(self, features: torch.Tensor, output_attentions: bool = False) -> LlavaMiniVisualChunk:
+        """Patch features `(U, K, P, Dv)` to vision tokens and what the text will read of them."""
+        raster, whole = arrange_crops(self.config, features)
+        compressed, attentions = self.compressor(raster, output_attentions)  # (U, CC, Dv)
         vision = torch.cat([raster, compressed] if whole is None else [raster, whole, compressed], dim=1)
         vision = self.multi_modal_projector(vision)  # (U, V + CC, D)
         tokens, key_values = self.prefusion(vision, num_outputs=self.config.num_image_tokens)  # (U, CC, D)
-        return LlavaMiniVisionOutput(
-            last_hidden_state=features,
-            pooler_output=list(tokens),
-            hidden_states=tower.hidden_states,
-            attentions=tower.attentions,
-            prefusion_key_values=key_values,
-            compressor_attentions=attentions,
-        )
-
-    def arrange_crops(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Crop features `(U, K, P, Dv)` to the sub-images' common raster `(U, G * G, Dv)`, row-major, and the whole
-        image `(U, P, Dv)`, which the compressor does not read; with N == 1 the image is the raster and there is no
-        second part.
-        """
-        ratio, grid = self.config.resolution_ratio, self.config.vision_grid_size
-        if ratio == 1:
-            return features[:, 0], None
-        tiles = features[:, :-1].unflatten(2, (grid, grid)).unflatten(1, (ratio, ratio))
-        return tiles.transpose(2, 3).flatten(1, 4), features[:, -1]
-
-    def check_crops(self, name: str, pixel_values: torch.Tensor, ndim: int) -> torch.Tensor:
-        vision = self.config.vision_config
-        expected = (self.config.num_crops, vision.num_channels, vision.image_size, vision.image_size)
-        if pixel_values.ndim != ndim or tuple(pixel_values.shape[-4:]) != expected:
-            leading = "images" if ndim == 5 else "videos, frames"
-            raise ValueError(
-                f"`{name}` has shape {tuple(pixel_values.shape)}, but has to be ({leading}, crops, channels, height, "
-                f"width) ending in {expected}: `resolution_ratio` {self.config.resolution_ratio} makes "
-                f"{self.config.num_crops} crop(s) an image. Use the processor saved with this model."
-            )
+        return LlavaMiniVisualChunk(tokens, key_values, features, attentions)
 
     def embed_prompt(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Ids `(B, S)` to raw embeddings `(B, S, D)`; placeholders outside the vocabulary are looked up as id 0."""
@@ -219,113 +263,144 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
             mask = mask & ~self.find_token(token_id, input_ids, inputs_embeds)
         return mask
 
-    def assign_units(self, modality: str, mask: torch.Tensor, vision: LlavaMiniVisionOutput) -> list[int]:
-        """
-        The row of each visual unit: rows take images or videos in order until their placeholders are filled.
-
-        Raises:
-            ValueError: placeholders and vision tokens don't match; the message names both counts.
-        """
-        sizes, rows = [len(tokens) for tokens in vision.pooler_output], []
-        next_item = 0
-        wanted = mask.sum(1).tolist()
-        for row, missing in enumerate(wanted):
-            while missing > 0 and next_item < len(sizes):
-                missing -= sizes[next_item]
-                rows += [row] * (sizes[next_item] // self.config.num_image_tokens)
-                next_item += 1
-            if missing:
-                break
-        else:
-            if next_item == len(sizes):
-                return rows
-        raise ValueError(
-            f"{modality.capitalize()} tokens and features don't match: the rows hold {wanted} {modality} placeholder "
-            f"tokens ({sum(wanted)} in all), but the {len(sizes)} {modality}(s) passed need {sizes} "
-            f"({sum(sizes)} in all). Write one placeholder an {modality} and let the processor expand it; its "
-            f"`compressor_size` has to be the model's, {self.config.compressor_size}."
-        )
-
-    def fuse_text(
-        self,
-        inputs_embeds: torch.Tensor,
-        text_fusion_mask: torch.Tensor,
-        visuals: list[tuple[list[int], KeyValues]],
-    ) -> torch.Tensor:
-        """
-        Lets the text read the patches: every kept token is replaced by its pre-fused embedding, averaged in float32
-        over the row's images and frames. Left-out tokens are removed before and put back raw after.
-
-        Args:
-            inputs_embeds (`torch.Tensor` of shape `(B, S, D)`): raw embeddings.
-            text_fusion_mask (`torch.Tensor` of shape `(B, S)`): which text takes part.
-            visuals: pairs of the units' rows and their pre-fusion keys and values.
-        """
-        units_of_row = Counter(row for rows, _ in visuals for row in rows)
-        num_units = torch.tensor([units_of_row[row] for row in range(len(inputs_embeds))], device=inputs_embeds.device)
-        text_fusion_mask = text_fusion_mask & (num_units > 0)[:, None]
-        num_kept = text_fusion_mask.sum(1)
-        longest = int(num_kept.max())
-        if longest == 0:
-            return inputs_embeds
-        # Kept tokens first, in order; what is behind them is padding, which causality hides.
-        positions = text_fusion_mask.logical_not().long().argsort(dim=1, stable=True)[:, :longest, None]
-        positions = positions.expand(-1, -1, inputs_embeds.shape[-1])
-        text = inputs_embeds.gather(1, positions)  # (B, T, D)
-        total = torch.zeros_like(text, dtype=torch.float32)
-        for rows, key_values in visuals:
-            rows = torch.tensor(rows, device=text.device)
-            fused, _ = self.prefusion(text[rows], key_values)  # (U, T, D)
-            total = total.index_add(0, rows.to(total.device), fused.to(total))
-        mean = (total / num_units.clamp(min=1)[:, None, None]).to(text.dtype)
-        is_kept = torch.arange(longest, device=text.device) < num_kept[:, None]
-        return inputs_embeds.scatter(1, positions, torch.where(is_kept[..., None], mean, text))
-
     def fuse_modalities(
         self,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        visuals: dict[str, LlavaMiniVisionOutput],
+        visuals: dict[str, LlavaMiniVisuals],
         text_fusion_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        keep_key_values: bool = False,
+    ) -> tuple[torch.Tensor, dict[str, LlavaMiniVisualChunk]]:
         """
-        What the language model sees, `(B, S, D)`: pre-fused text, and vision tokens at the placeholders. Rows
-        without images and videos keep their raw embeddings.
+        What the language model sees: pre-fused text, and vision tokens at the placeholders. Every text token that
+        takes part is replaced by its pre-fused embedding, averaged in float32 over the row's images and frames; the
+        others, and rows without images and videos, keep their raw embeddings. Units are encoded and read by the text
+        chunk by chunk, and only their tokens stay.
+
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(B, S, D)`): raw embeddings.
+            visuals: images and videos of all rows, in order.
+            keep_key_values (`bool`): also return the pre-fusion keys and values over vision and text.
+
+        Returns:
+            Embeddings `(B, S, D)`, and by modality the units' tokens and what else was asked for.
         """
-        text_fusion_mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds)
         for modality, mask in placeholders.items():
             if modality not in visuals:
                 check_no_placeholders(modality, mask)
-        rows_of = {name: self.assign_units(name, placeholders[name], vision) for name, vision in visuals.items()}
-        fused = self.fuse_text(
-            inputs_embeds, text_fusion_mask, [(rows_of[name], v.prefusion_key_values) for name, v in visuals.items()]
-        )
-        for modality, vision in visuals.items():
-            mask = placeholders[modality].unsqueeze(-1)
-            fused = fused.masked_scatter(mask.to(fused.device), torch.cat(vision.pooler_output).to(fused))
-        return fused
+        rows_of_units = {}
+        for modality, visual in visuals.items():
+            rows = assign_units(self.config, modality, placeholders[modality], visual.sizes)
+            rows_of_units[modality] = [row for row, size in zip(rows, visual.sizes) for _ in range(size)]
+
+        units_of_row = Counter(row for rows in rows_of_units.values() for row in rows)
+        num_units = torch.tensor([units_of_row[row] for row in range(len(inputs_embeds))], device=inputs_embeds.device)
+        mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
+        text = KeptText(inputs_embeds, mask & (num_units > 0)[:, None])
+        encoded = {
+            modality: self.read_units(text, visual.chunks, rows_of_units[modality], keep_key_values)
+            for modality, visual in visuals.items()
+        }
+        fused = text.put_back(num_units)
+        for modality, chunk in encoded.items():
+            fused = fused.masked_scatter(placeholders[modality].unsqueeze(-1), chunk.tokens.to(fused))
+        return fused, encoded
+
+    def read_units(
+        self, text: KeptText, chunks: Iterable[LlavaMiniVisualChunk], rows: list[int], keep_key_values: bool = False
+    ) -> LlavaMiniVisualChunk:
+        """
+        Lets the text read the patches of every unit, chunk by chunk; `rows` is the row of each unit. Returns the
+        units without what only the text reads, but with keys and values over vision and text if they are to be kept.
+        """
+        seen, start = [], 0
+        for chunk in chunks:
+            own = torch.tensor(rows[start : start + len(chunk.tokens)], device=text.embeds.device)
+            start += len(chunk.tokens)
+            key_values = chunk.key_values
+            if text.length:
+                fused, key_values = self.prefusion(text.embeds[own], key_values)  # (U, T, D)
+                text.add(own, fused)
+            key_values = key_values if keep_key_values else ()
+            seen.append(LlavaMiniVisualChunk(chunk.tokens, key_values, attentions=chunk.attentions))
+        return LlavaMiniVisualChunk.join(seen)
 
     def encode_visuals(
         self,
         pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | list | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        keep: Literal["key_values", "features"] = "key_values",
+        keep_text: bool = False,
+        vision_memory_budget: int | None = None,
+    ) -> LlavaMiniVisionContext:
+        """
+        Images and videos encoded once, for any number of questions. A processor's whole output can be passed.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, S)`, *optional*): tells which row each image and video belongs to,
+                so that the context can be indexed by row.
+            attention_mask: not used.
+            keep (`str`, defaults to `"key_values"`): "key_values" keeps what the text reads, so that a question costs
+                text only. "features" keeps the tower's patch features: `num_prefusion_layers * 2 * key_value_heads *
+                head_dim / Dv` times less memory, and compressor, projector and pre-fusion run again with each question.
+            keep_text (`bool`): also keep the prompt's keys and values, so that the next turn of a conversation runs
+                only the last answer and the new question; for one row, without beams.
+            vision_memory_budget (`int`, *optional*): bytes to use at a time, see `units_per_chunk`.
+
+        Returns:
+            `LlavaMiniVisionContext`, for `generate(..., vision_context=...)`.
+
+        Raises:
+            ValueError: pixels and placeholders contradict each other.
+        """
+        opened = self.open_visuals(
+            pixel_values, pixel_values_videos, video_num_frames, vision_memory_budget=vision_memory_budget
+        )
+        rows = None
+        if input_ids is not None:
+            masks = self.get_placeholder_mask(input_ids, None)
+            rows = {name: assign_units(self.config, name, masks[name], visual.sizes) for name, visual in opened.items()}
+        dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}[keep]
+        visuals = {
+            name: LlavaMiniVisualChunk.join([replace(chunk, **dropped) for chunk in visual.chunks])
+            for name, visual in opened.items()
+        }
+        sizes = {name: visual.sizes for name, visual in opened.items()}
+        return LlavaMiniVisionContext(visuals, sizes, rows, keep_text)
+
+    def open_visuals(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | list | None = None,
         video_num_frames: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        vision_context: LlavaMiniVisionContext | None = None,
         output_compressor_attentions: bool = False,
-    ) -> dict[str, LlavaMiniVisionOutput]:
-        """`{"image": ..., "video": ...}` with what is given, as pixels or already encoded."""
-        visuals = {name: output for name, output in (mm_encoder_outputs or {}).items() if output is not None}
+        vision_memory_budget: int | None = None,
+    ) -> dict[str, LlavaMiniVisuals]:
+        """`{"image": ..., "video": ...}` with what is given, as pixels or already encoded; nothing is run yet."""
+        options = (output_compressor_attentions, vision_memory_budget)
+        visuals = {}
+        for name, chunk in (vision_context.visuals if vision_context else {}).items():
+            chunks = [chunk] if chunk.features is None else self.encode_chunks([chunk.features], *options)
+            visuals[name] = LlavaMiniVisuals(vision_context.sizes[name], chunks)
+        outputs = {name: output for name, output in (mm_encoder_outputs or {}).items() if output is not None}
         for name, pixels in (("image", pixel_values), ("video", pixel_values_videos)):
-            if pixels is not None and name in visuals:
-                raise ValueError(f"Got {name} pixels and `mm_encoder_outputs['{name}']`: pass only one of them.")
+            if (pixels is not None) + (name in outputs) + (name in visuals) > 1:
+                raise ValueError(
+                    f"Got {name}s in more than one form: pass only one of pixels, `mm_encoder_outputs` and "
+                    "`vision_context`."
+                )
+        visuals |= {name: self.open_features(output) for name, output in outputs.items()}
         if pixel_values is not None:
-            visuals["image"] = self.get_image_features(pixel_values, output_compressor_attentions, return_dict=True)
+            visuals["image"] = self.open_images(pixel_values, *options)
         if pixel_values_videos is not None:
-            visuals["video"] = self.get_video_features(
-                pixel_values_videos, video_num_frames, output_compressor_attentions, return_dict=True
-            )
+            visuals["video"] = self.open_videos(pixel_values_videos, video_num_frames, *options)
         return visuals
 
     @can_return_tuple
@@ -341,6 +416,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         text_fusion_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        vision_context: LlavaMiniVisionContext | None = None,
+        vision_memory_budget: int | None = None,
         output_compressor_attentions: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniModelOutputWithPast:
@@ -355,6 +432,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
                 default. Padding, placeholders and the configuration's ignored ids never do.
             mm_encoder_outputs (`dict[str, ModelOutput]`): instead of pixels, what `get_image_features` ("image") and
                 `get_video_features` ("video") returned; or the fused prompt ("prompt", made by `generate`).
+            vision_context (`LlavaMiniVisionContext`): instead of pixels, what `encode_visuals` returned.
+            vision_memory_budget (`int`): bytes that the vision side may use at a time, see `units_per_chunk`.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
 
         Raises:
@@ -365,14 +444,24 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_prompt(input_ids)
 
-        visuals = self.encode_visuals(
-            pixel_values, pixel_values_videos, video_num_frames, mm_encoder_outputs, output_compressor_attentions
+        given = dict(mm_encoder_outputs or {})
+        prompt, encoded = given.pop("prompt", None), {}
+        visuals = self.open_visuals(
+            pixel_values,
+            pixel_values_videos,
+            video_num_frames,
+            given,
+            vision_context,
+            output_compressor_attentions,
+            vision_memory_budget,
         )
-        if (prompt := visuals.pop("prompt", None)) is not None:
+        if prompt is not None:
             fused = prompt.last_hidden_state.to(inputs_embeds)
             inputs_embeds = torch.cat([fused, inputs_embeds[:, fused.shape[1] :]], dim=1)
         elif visuals:
-            inputs_embeds = self.fuse_modalities(input_ids, inputs_embeds, attention_mask, visuals, text_fusion_mask)
+            inputs_embeds, encoded = self.fuse_modalities(
+                input_ids, inputs_embeds, attention_mask, visuals, text_fusion_mask
+            )
         elif mm_encoder_outputs is None and past_key_values is None and input_ids is not None:
             for modality, mask in self.get_placeholder_mask(input_ids, inputs_embeds).items():
                 check_no_placeholders(modality, mask)
@@ -386,14 +475,15 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        attentions = [v.compressor_attentions for v in visuals.values() if v.compressor_attentions is not None]
+        tokens = {modality: chunk.tokens.flatten(0, 1) for modality, chunk in encoded.items()}
+        attentions = [chunk.attentions for chunk in encoded.values() if chunk.attentions is not None]
         return LlavaMiniModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=torch.cat(visuals["image"].pooler_output) if "image" in visuals else None,
-            video_hidden_states=torch.cat(visuals["video"].pooler_output) if "video" in visuals else None,
+            image_hidden_states=tokens.get("image"),
+            video_hidden_states=tokens.get("video"),
             compressor_attentions=torch.cat(attentions) if attentions else None,
         )
 
@@ -438,6 +528,10 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         """See `LlavaMiniModel.get_video_features`."""
         return self.model.get_video_features(pixel_values_videos, video_num_frames, **kwargs)
 
+    def encode_visuals(self, *args, **kwargs) -> LlavaMiniVisionContext:
+        """See `LlavaMiniModel.encode_visuals`."""
+        return self.model.encode_visuals(*args, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
@@ -452,6 +546,8 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         labels: torch.LongTensor | None = None,
         text_fusion_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        vision_context: LlavaMiniVisionContext | None = None,
+        vision_memory_budget: int | None = None,
         output_compressor_attentions: bool = False,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -487,6 +583,8 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
             inputs_embeds=inputs_embeds,
             text_fusion_mask=text_fusion_mask,
             mm_encoder_outputs=mm_encoder_outputs,
+            vision_context=vision_context,
+            vision_memory_budget=vision_memory_budget,
             output_compressor_attentions=output_compressor_attentions,
             **kwargs,
         )

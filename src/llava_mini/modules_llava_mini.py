@@ -349,6 +349,40 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
         )
 
 
+class KeptText:
+    """
+    The text that takes part in pre-fusion, without the rest: kept tokens first, in order, and behind them padding,
+    which causality hides. So pre-fusion needs no padding mask.
+
+    Args:
+        inputs_embeds (`torch.Tensor` of shape `(B, S, D)`): raw embeddings.
+        mask (`torch.Tensor` of shape `(B, S)`): which tokens take part.
+
+    Attributes:
+        embeds (`torch.Tensor` of shape `(B, T, D)`): kept tokens.
+        length (`int`): T, the longest row's.
+    """
+
+    def __init__(self, inputs_embeds: torch.Tensor, mask: torch.Tensor):
+        self.inputs_embeds = inputs_embeds
+        self.num_kept = mask.sum(1)
+        self.length = int(self.num_kept.max())
+        positions = mask.logical_not().long().argsort(dim=1, stable=True)[:, : self.length, None]
+        self.positions = positions.expand(-1, -1, inputs_embeds.shape[-1])
+        self.embeds = inputs_embeds.gather(1, self.positions)
+        self.total = torch.zeros_like(self.embeds, dtype=torch.float32)
+
+    def add(self, rows: torch.Tensor, fused: torch.Tensor):
+        """Adds what units of `rows` `(U,)` made of the text, `fused` `(U, T, D)`; summed in float32."""
+        self.total = self.total.index_add(0, rows, fused.to(self.total))
+
+    def put_back(self, num_units: torch.Tensor) -> torch.Tensor:
+        """The mean over each row's `num_units` `(B,)` in the kept tokens' places, raw embeddings elsewhere."""
+        mean = (self.total / num_units.clamp(min=1)[:, None, None]).to(self.embeds.dtype)
+        is_kept = torch.arange(self.length, device=mean.device) < self.num_kept[:, None]
+        return self.inputs_embeds.scatter(1, self.positions, torch.where(is_kept[..., None], mean, self.embeds))
+
+
 def check_no_placeholders(modality: str, mask: torch.Tensor):
     """Raises a ValueError when `mask` `(B, S)` holds placeholders that nothing was passed for."""
     if count := int(mask.sum()):
@@ -357,3 +391,78 @@ def check_no_placeholders(modality: str, mask: torch.Tensor):
             f"The prompt holds {count} {modality} placeholder token(s), but no `{pixels}` were passed: pass them, or "
             "take the placeholders out of the text."
         )
+
+
+def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, ndim: int) -> torch.Tensor:
+    vision = config.vision_config
+    expected = (config.num_crops, vision.num_channels, vision.image_size, vision.image_size)
+    if pixel_values.ndim != ndim or tuple(pixel_values.shape[-4:]) != expected:
+        leading = "images" if ndim == 5 else "videos, frames"
+        raise ValueError(
+            f"`{name}` has shape {tuple(pixel_values.shape)}, but has to be ({leading}, crops, channels, height, "
+            f"width) ending in {expected}: `resolution_ratio` {config.resolution_ratio} makes "
+            f"{config.num_crops} crop(s) an image. Use the processor saved with this model."
+        )
+
+
+def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | None) -> list[int]:
+    """Frames of each video that count."""
+    num_videos, max_frames = pixel_values_videos.shape[:2]
+    counts = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
+    if len(counts) != num_videos or not all(0 < count <= max_frames for count in counts):
+        raise ValueError(
+            f"`video_num_frames` is {counts}, but `pixel_values_videos` holds {num_videos} videos of up to "
+            f"{max_frames} frames: give each video a number from 1 to {max_frames}."
+        )
+    return counts
+
+
+def select_frames(pixel_values_videos: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """The frames that count, flat: `(videos, frames, K, 3, height, width)` to `(U, K, 3, height, width)`."""
+    if all(count == pixel_values_videos.shape[1] for count in counts):
+        return pixel_values_videos.flatten(0, 1)
+    return torch.cat([video[:count] for video, count in zip(pixel_values_videos, counts)])
+
+
+def arrange_crops(config: LlavaMiniConfig, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """
+    Crop features `(U, K, P, Dv)` to the sub-images' common raster `(U, G * G, Dv)`, row-major, and the whole
+    image `(U, P, Dv)`, which the compressor does not read; with N == 1 the image is the raster and there is no
+    second part.
+    """
+    ratio, grid = config.resolution_ratio, config.vision_grid_size
+    if ratio == 1:
+        return features[:, 0], None
+    tiles = features[:, :-1].unflatten(2, (grid, grid)).unflatten(1, (ratio, ratio))
+    return tiles.transpose(2, 3).flatten(1, 4), features[:, -1]
+
+
+def assign_units(config: LlavaMiniConfig, modality: str, mask: torch.Tensor, sizes: list[int]) -> list[int]:
+    """
+    The row of each image or video: rows take them in order until their placeholders are filled.
+
+    Args:
+        mask (`torch.Tensor` of shape `(B, S)`): where the placeholders are.
+        sizes (`list[int]`): visual units of each image or video.
+
+    Raises:
+        ValueError: placeholders and vision tokens don't match; the message names both counts.
+    """
+    needed = [size * config.num_image_tokens for size in sizes]
+    held = mask.sum(1).tolist()
+    rows: list[int] = []
+    for row, missing in enumerate(held):
+        while missing > 0 and len(rows) < len(needed):
+            missing -= needed[len(rows)]
+            rows.append(row)
+        if missing:
+            break
+    else:
+        if len(rows) == len(needed):
+            return rows
+    raise ValueError(
+        f"{modality.capitalize()} tokens and features don't match: the rows hold {held} {modality} placeholder "
+        f"tokens ({sum(held)} in all), but the {len(needed)} {modality}(s) passed need {needed} "
+        f"({sum(needed)} in all). Write one placeholder an {modality} and let the processor expand it; its "
+        f"`compressor_size` has to be the model's, {config.compressor_size}."
+    )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from key_mapping import rename_key
-from llava_mini.modules_llava_mini import sine_cosine_table
+from llava_mini.modules_llava_mini import arrange_crops, sine_cosine_table
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -77,7 +77,7 @@ def test_vision_features(case):
 
 def test_compressor(case):
     whole = case.features.last_hidden_state.unflatten(0, (1, -1))
-    raster, _ = case.model.model.arrange_crops(whole)
+    raster, _ = arrange_crops(case.config, whole)
     with torch.no_grad():
         compressed, attention = case.model.model.compressor(raster, output_attentions=True)
         other, nothing = case.model.model.compressor(raster)
