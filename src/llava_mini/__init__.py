@@ -16,6 +16,7 @@ from .configuration_llava_mini import LlavaMiniConfig
 from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
 from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, LlavaMiniPreTrainedModel
 from .processing_llava_mini import LlavaMiniProcessor
+from .vision_context_llava_mini import LlavaMiniVisionContext
 
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LlavaMiniModel",
     "LlavaMiniPreTrainedModel",
     "LlavaMiniProcessor",
+    "LlavaMiniVisionContext",
 ]
 
 AutoConfig.register(LlavaMiniConfig.model_type, LlavaMiniConfig, exist_ok=True)

@@ -59,10 +59,12 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         cache = DynamicCache(config=self.config.get_text_config(decoder=True))
         if shared:
             cache = turn.cache
-            cache.crop(shared)
+            drop_last(cache, cache.get_seq_length() - shared)
             context.turn = turn.crop(shared)
-        output = super().generate(*args, **(kwargs | {"past_key_values": cache}))
-        cache.crop(input_ids.shape[1])
+        # Without a mask `generate` would take any pad id in an answer for padding.
+        kwargs |= {"past_key_values": cache, "attention_mask": torch.ones_like(input_ids)}
+        output = super().generate(*args, **kwargs)
+        drop_last(cache, cache.get_seq_length() - input_ids.shape[1])
         context.turn.cache = cache
         return output
 
@@ -156,3 +158,9 @@ class LlavaMiniGenerationMixin(GenerationMixin):
                     f"New {modality} placeholders after `past_key_values`: text is fused with all images of its prompt "
                     "at once. Run the whole conversation without `past_key_values`."
                 )
+
+
+def drop_last(cache: DynamicCache, count: int):
+    """Takes the last `count` tokens off a cache; negative lengths are what every version of `crop` understands."""
+    if count:
+        cache.crop(-count)
