@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, PreTrainedConfig
+from transformers import AutoModel, Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -56,7 +56,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
 
     def __init__(self, config: LlavaMiniConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(_tower_config(config))
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower.encoder.layers = self.vision_tower.encoder.layers[: config.num_vision_layers]
         self.compressor = LlavaMiniCompressor(config)
         self.multi_modal_projector = LlavaMiniMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
@@ -129,7 +130,9 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
     ) -> LlavaMiniVisionOutput:
         """All chunks at once. The tower's own hidden states and attentions, rarely asked for, take another run."""
         chunk = LlavaMiniVisualChunk.join(list(visuals.chunks))
-        tower = self.vision_tower(pixel_values.flatten(0, 1), **kwargs) if kwargs else None
+        config = self.vision_tower.config
+        asked = kwargs or config.output_hidden_states or config.output_attentions
+        tower = self.vision_tower(pixel_values.flatten(0, 1), **kwargs) if asked else None
         lengths = [size * self.config.num_image_tokens for size in visuals.sizes]
         return LlavaMiniVisionOutput(
             last_hidden_state=chunk.features.flatten(0, 1),
@@ -605,12 +608,6 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
             video_hidden_states=outputs.video_hidden_states,
             compressor_attentions=outputs.compressor_attentions,
         )
-
-
-def _tower_config(config: LlavaMiniConfig) -> PreTrainedConfig:
-    """The tower's configuration cut to the layers that are read."""
-    values = config.vision_config.to_dict() | {"num_hidden_layers": config.num_vision_layers}
-    return type(config.vision_config).from_dict(values, attn_implementation=config.vision_config._attn_implementation)
 
 
 __all__ = ["LlavaMiniPreTrainedModel", "LlavaMiniModel", "LlavaMiniForConditionalGeneration"]

@@ -127,7 +127,7 @@ class LlavaMiniCompressor(nn.Module):
         self.query = nn.Parameter(torch.empty(self.size**2, width))
         # A frozen parameter in the authors' code; a buffer stays frozen through `from_pretrained` as well. It comes
         # from the checkpoint and is never recomputed.
-        self.register_buffer("pos_embed", torch.empty(self.size**2, width))
+        self.register_buffer("pos_embed", sine_cosine_table(self.size, width).to(self.query))
         self.query_norm = nn.LayerNorm(width, eps=config.compressor_layer_norm_eps)
         self.key_norm = nn.LayerNorm(width, eps=config.compressor_layer_norm_eps)
         self.q_proj = nn.Linear(width, width)
