@@ -23,17 +23,24 @@ class Report:
         used: names in the output for every tensor of the input.
         ignored: why a tensor or setting of the input is not in the output.
         filled: where a tensor or setting of the output comes from when not from the input.
+        verified: what was checked afterwards and is right.
     """
 
     used: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     filled: dict[str, str] = field(default_factory=dict)
+    verified: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{len(self.used)} tensors used, {len(self.ignored)} entries ignored, {len(self.filled)} filled in"]
-        lines += [f"  ignored {name}: {reason}" for name, reason in self.ignored.items()]
-        lines += [f"  filled {name}: {reason}" for name, reason in self.filled.items()]
-        return "\n".join(lines)
+        for verb, entries in (("ignored", self.ignored), ("filled in", self.filled)):
+            names_of: dict[str, list[str]] = {}
+            for name, reason in entries.items():
+                names_of.setdefault(reason, []).append(name)
+            for reason, names in names_of.items():
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                lines.append(f"  {verb} {names[0]}{more}: {reason}")
+        return "\n".join(lines + [f"  verified: {finding}" for finding in self.verified])
 
 
 def keep_original_files(source: Path, tokenizer_dir: Path, output: Path, report: Report) -> None:

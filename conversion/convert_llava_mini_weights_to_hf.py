@@ -11,24 +11,24 @@ model can convert it. The output appears whole or not at all.
 import argparse
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import GenerationConfig
 
 from checkpoint_io import LazyTensor, Tensors, atomic_directory, check_disk_space, check_output, write_checkpoint
 from config_mapping import convert_config, list_defaults
 from conversion_report import Report, keep_original_files
 from key_mapping import ignored_reason, rename_key
+from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from model_layout import check_tensors, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from partial_checkpoints import read_original
 from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
-from tokenizer_conversion import (
-    IMAGE_TOKEN,
-    VIDEO_TOKEN,
-    convert_generation_config,
-    convert_tokenizer,
-)
+from to_original import to_original
+from tokenizer_conversion import IMAGE_TOKEN, VIDEO_TOKEN, convert_generation_config, convert_tokenizer
+from verification import verify as verify_directory
 from vision_tower import find_vision_tower
 
 
@@ -43,6 +43,8 @@ def convert(
     base_model: str | None = None,
     new_prefusion: PrefusionStart | None = None,
     chat_template: str | None = None,
+    verify: bool = False,
+    expected: str | Path | None = None,
     overwrite: bool = False,
     max_shard_size: int | str = MAX_SHARD_SIZE,
     show_progress: bool = False,
@@ -57,6 +59,8 @@ def convert(
             LoRA). By default the one that a LoRA adapter names.
         new_prefusion: for models without compressor and pre-fusion: how new pre-fusion layers start.
         chat_template: `"llama3"`, `"vicuna_v1"` or a Jinja file. By default the one whose tokens the tokenizer has.
+        verify: load the result with the Auto classes and compare it with what was to be written, before it appears.
+        expected: directory of the authors' numbers for this checkpoint, to verify the outputs too.
         overwrite: replace `output_dir` if there is something in it.
         max_shard_size: upper bound of an output file, and so of what is in memory at a time.
         show_progress: whether to draw a progress bar.
@@ -65,10 +69,49 @@ def convert(
         What became of every tensor.
 
     Raises:
-        ValueError: unusable input or output; the message says what to do. Nothing is written in that case.
+        ValueError: unusable input or output, or a result that does not verify; the message says what to do. Nothing
+            is written in that case.
     """
     source, output = Path(input_dir), Path(output_dir)
     check_output(output, overwrite, sources=[source])
+    plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template)
+    check_disk_space(output, plan.tensors)
+    with atomic_directory(output) as folder:
+        plan.processor.save_pretrained(folder)
+        plan.generation_config.save_pretrained(folder)
+        write_checkpoint(plan.tensors, folder, max_shard_size, show_progress)
+        keep_original_files(source, plan.tokenizer_dir, folder, plan.report)
+        plan.config.save_pretrained(folder)  # last, since no directory loads without it
+        if verify or expected:
+            plan.report.verified = verify_directory(folder, plan.tensors, expected)
+    return plan.report
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """Everything that a conversion writes; the tensors are yet to be read."""
+
+    tensors: Tensors
+    config: LlavaMiniConfig
+    processor: LlavaMiniProcessor
+    generation_config: GenerationConfig
+    tokenizer_dir: Path
+    report: Report
+
+
+def plan_conversion(
+    source: Path,
+    vision_tower: str | None,
+    base_model: str | None,
+    new_prefusion: PrefusionStart | None,
+    chat_template: str | None,
+) -> ConversionPlan:
+    """
+    Reads the small files and the tensors' names and shapes; the arguments are those of `convert`.
+
+    Raises:
+        ValueError: what there is does not make a model.
+    """
     original = read_original(source, base_model)
     tower = find_vision_tower(source, original.config, original.tensors, vision_tower)
     tokenizer, placed = convert_tokenizer(original.tokenizer_dir)
@@ -78,28 +121,21 @@ def convert(
     report = Report(ignored=original.ignored | tower.ignored)
     report.ignored |= {f"generation_config {name}": "sampling is off" for name in inert}
     report.filled |= {f"config {k}": f"the authors' default, {v!r}" for k, v in list_defaults(original.config).items()}
+    report.filled |= {token: f"id {place.token_id}, {place.origin}" for token, place in placed.items()}
     labels = original.labels | {key: f"{tower.origin}: {key}" for key in tower.tensors}
     targets = rename_tensors(original.tensors | tower.tensors, labels, report)
     config = convert_config(
         original.config, tower.config, placed[IMAGE_TOKEN].token_id, placed[VIDEO_TOKEN].token_id, common_dtype(targets)
     )
-    expected = expected_shapes(config)
+    shapes = expected_shapes(config)
     if new_prefusion:
-        fill_new_parts(targets, expected, config, new_prefusion, report)
+        fill_new_parts(targets, shapes, config, new_prefusion, report)
     if config.tie_word_embeddings and targets.pop("lm_head.weight", None):
         report.ignored["lm_head.weight"] = "tied to the embeddings"
-    check_tensors(targets, expected)
+    check_tensors(targets, shapes)
     grow_embeddings(targets, config, report)
     processor = convert_processor(config, original.config, tokenizer, tower.preprocessor, template)
-
-    check_disk_space(output, targets)
-    with atomic_directory(output) as folder:
-        processor.save_pretrained(folder)
-        generation_config.save_pretrained(folder)
-        write_checkpoint(targets, folder, max_shard_size, show_progress)
-        keep_original_files(source, original.tokenizer_dir, folder, report)
-        config.save_pretrained(folder)  # last, since no directory loads without it
-    return report
+    return ConversionPlan(targets, config, processor, generation_config, original.tokenizer_dir, report)
 
 
 def rename_tensors(tensors: Tensors, labels: dict[str, str], report: Report) -> Tensors:
@@ -166,21 +202,36 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="|".join((*CHAT_TEMPLATE_NAMES, "FILE")),
         help="how a chat is written; by default as the tokenizer's special tokens suggest",
     )
+    parser.add_argument("--verify", action="store_true", help="load the result and compare it with the input")
+    parser.add_argument(
+        "--expected", metavar="DIR", help="compare with the authors' numbers too, as in tests/golden/standard"
+    )
+    parser.add_argument(
+        "--to-original", action="store_true", help="the other way: INPUT is a converted or fine-tuned model"
+    )
     parser.add_argument("--max-shard-size", default=MAX_SHARD_SIZE, metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if there is something in it")
     options = parser.parse_args(arguments)
+    common = {
+        "vision_tower": options.vision_tower,
+        "overwrite": options.overwrite,
+        "max_shard_size": options.max_shard_size,
+        "show_progress": True,
+    }
     try:
-        report = convert(
-            options.input,
-            options.output,
-            vision_tower=options.vision_tower,
-            base_model=options.base_model,
-            new_prefusion=options.new_prefusion,
-            chat_template=options.chat_template,
-            overwrite=options.overwrite,
-            max_shard_size=options.max_shard_size,
-            show_progress=True,
-        )
+        if options.to_original:
+            report = to_original(options.input, options.output, **common)
+        else:
+            report = convert(
+                options.input,
+                options.output,
+                base_model=options.base_model,
+                new_prefusion=options.new_prefusion,
+                chat_template=options.chat_template,
+                verify=options.verify,
+                expected=options.expected,
+                **common,
+            )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

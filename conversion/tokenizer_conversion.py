@@ -33,10 +33,10 @@ SAMPLING_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 @dataclass(frozen=True)
 class PlacedToken:
-    """Where a placeholder went: its id, and the reserved token that had it before, if one did."""
+    """The id of a placeholder and, in words, how it came to it."""
 
     token_id: int
-    replaces: str | None
+    origin: str
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -69,8 +69,11 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
             candidates = (LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else None, tokenizer.unk_token)
             pad_token = next((token for token in candidates if token), tokenizer.eos_token)
             tokenizer = _load(folder, directory, **options, pad_token=pad_token)
-    ids = {IMAGE_TOKEN: tokenizer.image_token_id, VIDEO_TOKEN: tokenizer.video_token_id}
-    return tokenizer, {token: PlacedToken(ids[token], replaced.get(token)) for token in ids}
+    placed = {}
+    for token, token_id in ((IMAGE_TOKEN, tokenizer.image_token_id), (VIDEO_TOKEN, tokenizer.video_token_id)):
+        origin = f"in the place of {replaced[token]}" if token in replaced else "added at the end"
+        placed[token] = PlacedToken(token_id, "the tokenizer's own" if token in vocabulary else origin)
+    return tokenizer, placed
 
 
 def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:

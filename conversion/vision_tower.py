@@ -57,8 +57,7 @@ def find_vision_tower(
     elif not name:
         raise ValueError("config.json names no `mm_vision_tower`: say which it is with --vision-tower DIR_OR_REPO.")
     else:
-        folder = locate(name, checkpoint, TOWER_FILES, "pass the vision tower with --vision-tower DIR_OR_REPO")
-        tower = _read_tower(folder, name, needs_weights=not inside)
+        tower = read_vision_tower(name, checkpoint, needs_weights=not inside)
     expected_width = original_config.get("mm_hidden_size")
     if expected_width not in (None, tower.config.hidden_size):
         raise ValueError(
@@ -80,7 +79,14 @@ def _is_default_tower(tower: Tensors) -> bool:
     return not is_deeper and all(key in tower and tower[key].shape == shape for key, shape in expected.items())
 
 
-def _read_tower(directory: Path, name: str, needs_weights: bool) -> VisionTower:
+def read_vision_tower(name: str, relative_to: Path, needs_weights: bool = True) -> VisionTower:
+    """
+    The CLIP tower in a directory (seen from `relative_to` or from here) or Hub repository.
+
+    Raises:
+        ValueError: there is no such thing, or it is no CLIP.
+    """
+    directory = locate(name, relative_to, TOWER_FILES, "pass the vision tower with --vision-tower DIR_OR_REPO")
     config = read_json(directory / "config.json")
     config = config.get("vision_config") or config  # a whole CLIP has both halves' settings
     if config.get("model_type") != "clip_vision_model":

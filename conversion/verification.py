@@ -1,0 +1,138 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""Whether a converted checkpoint is what it should be, going by what the Auto classes make of it."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+import llava_mini  # noqa: F401 (registers the Auto classes)
+from checkpoint_io import Tensors, read_checkpoint
+from model_layout import expected_shapes
+
+
+# The authors' float32 numbers on CPU; sums are taken in another order here.
+TOLERANCE = 1e-5
+# Where the authors' code has an image or a video among the ids.
+ORIGINAL_IMAGE_ID = -200
+
+
+def verify(directory: str | Path, intended: Tensors | None = None, expected: str | Path | None = None) -> list[str]:
+    """
+    Loads a converted checkpoint and compares.
+
+    Args:
+        intended: what was to be written, to be compared bit by bit.
+        expected: directory of the authors' numbers for this checkpoint, `tensors.safetensors` in the layout of this
+            project's tests/golden.
+
+    Returns:
+        What was found to be right, a line each.
+
+    Raises:
+        ValueError: something is wrong; the message says what.
+    """
+    directory = Path(directory)
+    findings = [_verify_layout(directory), _verify_processor(directory)]
+    if intended is not None:
+        findings.append(_verify_values(directory, intended))
+    if expected is not None:
+        findings.append(_verify_outputs(directory, Path(expected)))
+    return findings
+
+
+def _verify_layout(directory: Path) -> str:
+    # On the meta device: reads every name and shape as loading does, but needs no memory.
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        directory, output_loading_info=True, ignore_mismatched_sizes=True, device_map="meta"
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise ValueError(f"{directory} loads with {kind.replace('_', ' ')}: {sorted(info[kind], key=str)[:3]}.")
+    tensors = read_checkpoint(directory)
+    shapes = expected_shapes(model.config)
+    wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
+    if wrong or len(shapes) != len(tensors):
+        raise ValueError(f"{directory} does not hold what its config.json describes, such as {(wrong or ['?'])[0]!r}.")
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if dtypes != {model.config.dtype}:
+        raise ValueError(f"{directory} loads as {dtypes}, but its config.json says {model.config.dtype}.")
+    count = sum(torch.Size(shape).numel() for shape in shapes.values())
+    return f"loads without missing, unexpected or mismatched keys: {len(shapes)} tensors, {count:,} parameters"
+
+
+def _verify_processor(directory: Path) -> str:
+    config = AutoConfig.from_pretrained(directory)
+    processor = AutoProcessor.from_pretrained(directory)
+    tokenizer, size = processor.tokenizer, config.vision_config.image_size
+    pairs = {
+        "image token": (tokenizer.image_token_id, config.image_token_id),
+        "video token": (tokenizer.video_token_id, config.video_token_id),
+        "compressor_size": (processor.compressor_size, config.compressor_size),
+        "resolution_ratio": (processor.image_processor.resolution_ratio, config.resolution_ratio),
+        "crop height": (processor.image_processor.crop_size["height"], size),
+        "padding side": (tokenizer.padding_side, "left"),
+    }
+    for name, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise ValueError(f"The processor in {directory} has {name} {found!r}, but the model needs {wanted!r}.")
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What?"}]}]
+    ids = tokenizer(processor.apply_chat_template(chat, add_generation_prompt=True)).input_ids
+    if ids.count(config.image_token_id) != 1 or ids.count(config.video_token_id) != 1:
+        raise ValueError(f"The chat template in {directory} does not write one placeholder an image and video.")
+    return "the processor fits the model"
+
+
+def _verify_values(directory: Path, intended: Tensors) -> str:
+    written = read_checkpoint(directory)
+    for name, tensor in intended.items():
+        if not _same_bits(written[name].load(), tensor.load()):
+            raise ValueError(f"{name} in {directory} is not what was to be written: is the disk all right?")
+    return f"all {len(intended)} tensors are bit for bit what was to be written"
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def _verify_outputs(directory: Path, expected: Path) -> str:
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
+    numbers = load_file(expected / "tensors.safetensors")
+    differences = {}
+    with torch.no_grad():
+        for name, inputs in golden_inputs(model, numbers).items():
+            differences[name] = (model(**inputs).logits - numbers[f"{name}.logits"]).abs().max().item()
+            if not differences[name] <= TOLERANCE:  # also when it is no number
+                raise ValueError(
+                    f"The {name} logits differ from the authors' by {differences[name]:.1e}, more than "
+                    f"{TOLERANCE:.0e}: {directory} and {expected} don't belong together."
+                )
+    return f"logits equal the authors', the largest difference being {max(differences.values()):.1e}"
+
+
+def golden_inputs(model: PreTrainedModel, numbers: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """The inputs of the authors' cases "image", "video", "batch" and "text" as the model takes them."""
+    config, count = model.config, model.config.num_image_tokens
+    frames = numbers["video.images"].shape[1]
+    return {
+        "image": {
+            "input_ids": expand_ids(numbers["image.input_ids"], config.image_token_id, count),
+            "pixel_values": numbers["image.images"],
+        },
+        "video": {
+            "input_ids": expand_ids(numbers["video.input_ids"], config.video_token_id, count * frames),
+            "pixel_values_videos": numbers["video.images"],
+        },
+        "batch": {
+            "input_ids": expand_ids(numbers["batch.input_ids"], config.image_token_id, count),
+            "pixel_values": numbers["batch.images"],
+        },
+        "text": {"input_ids": numbers["text.input_ids"]},
+    }
+
+
+def expand_ids(input_ids: torch.Tensor, token_id: int, count: int) -> torch.Tensor:
+    """The authors' ids `(B, S)` with `count` placeholders instead of their one."""
+    rows = [torch.where(row == ORIGINAL_IMAGE_ID, token_id, row) for row in input_ids]
+    return torch.stack([row.repeat_interleave(torch.where(row == token_id, count, 1)) for row in rows])
