@@ -34,8 +34,9 @@ def build(model_class: type[PreTrainedModel], config, arguments: argparse.Namesp
         torch.set_default_dtype(getattr(torch, arguments.dtype))
         model = model_class(config).eval()
         torch.set_default_dtype(default)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
+    if model.can_generate():  # always the same number of tokens
+        model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
     return model
 
 
