@@ -12,9 +12,12 @@ from transformers.utils import TensorType, is_torch_tensor
 from .image_processing_pil_llava_mini import (
     LlavaMiniImageInputMixin,
     LlavaMiniImageProcessorKwargs,
+    check_same_size,
     check_workload,
+    count_crops,
     cut_crops,
     padding_colour,
+    resize_passes,
     square_padding,
 )
 
@@ -31,7 +34,7 @@ class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
         """One image as a tensor `(3, height, width)` on `device`, by default the image's own."""
         if device is None and is_torch_tensor(image):
             device = image.device
-        return torch.from_numpy(super().process_image(image, **kwargs)).to(device)
+        return torch.tensor(super().process_image(image, **kwargs), device=device)
 
     def make_crops(
         self,
@@ -65,13 +68,15 @@ class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
                 crop = self.center_crop(crop, crop_size)
             crops.append(crop)
         return self.rescale_and_normalize(
-            torch.stack(crops, dim=1), do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            torch.stack(check_same_size(crops), dim=1), do_rescale, rescale_factor, do_normalize, image_mean, image_std
         )
 
-    def resize(self, image: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """As the base class; values that bicubic overshoots out of 0..1 are clamped, which 8-bit pixels are anyway."""
-        resized = super().resize(image, *args, **kwargs)
-        return resized.clamp(0, 1) if image.is_floating_point() else resized
+    def resize(self, image: torch.Tensor, size: SizeDict, **kwargs) -> torch.Tensor:
+        """As the base class, in `resize_passes`; floating point is clamped where bicubic overshoots, as 8-bit is."""
+        for step in resize_passes(image, size):
+            image = super().resize(image, size=step, **kwargs)
+            image = image.clamp(0, 1) if image.is_floating_point() else image
+        return image
 
 
 class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
@@ -130,8 +135,8 @@ class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
             self.make_crops(image[None], resolution_ratio=resolution_ratio, crop_size=crop_size, **kwargs)
             for image in images
         ]
-        num_crops = resolution_ratio**2 + 1 if resolution_ratio > 1 else 1
-        pixel_values = torch.cat(units) if units else torch.zeros(0, num_crops, 3, crop_size.height, crop_size.width)
+        empty = torch.zeros(0, count_crops(resolution_ratio), 3, crop_size.height, crop_size.width)
+        pixel_values = torch.cat(check_same_size(units)) if units else empty
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
 
 

@@ -2,19 +2,22 @@
 """Images to pixels with Pillow alone: the authors' numbers. Also what every backend shares, reading and cutting."""
 
 import base64
-import binascii
 import os
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import IO
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import torch
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import get_resize_output_image_size
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
@@ -45,7 +48,8 @@ class LlavaMiniImageProcessorKwargs(ImagesKwargs, total=False):
     resolution_ratio: int | None
 
 
-def open_source(source: str | bytes | os.PathLike, kind: str) -> str | IO[bytes]:
+@contextmanager
+def open_source(source: str | bytes | os.PathLike, kind: str) -> Iterator[str | IO[bytes]]:
     """
     A path, URL, base64 string or bytes as something that decoders open: a path or a seekable binary file.
 
@@ -57,28 +61,31 @@ def open_source(source: str | bytes | os.PathLike, kind: str) -> str | IO[bytes]
         ValueError: the source can't be read.
     """
     if isinstance(source, bytes):
-        return BytesIO(source)
+        yield BytesIO(source)
+        return
     source = os.fspath(source)
     if source.startswith(("http://", "https://")):
-        request = urllib.request.Request(source, headers=URL_HEADERS)
-        file = tempfile.NamedTemporaryFile()  # noqa: SIM115 the caller reads it
+        with tempfile.NamedTemporaryFile() as file:
+            try:
+                request = urllib.request.Request(source, headers=URL_HEADERS)
+                with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
+                    shutil.copyfileobj(response, file)
+            except OSError as error:
+                raise ValueError(f"Could not download the {kind} {source}: {error}.") from error
+            file.seek(0)
+            yield file
+    elif os.path.isfile(source):
+        yield source
+    else:
+        encoded = source.partition(",")[2] if source.startswith("data:") else source
         try:
-            with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
-                shutil.copyfileobj(response, file)
-        except OSError as error:
-            raise ValueError(f"Could not download the {kind} {source}: {error}.") from error
-        file.seek(0)
-        return file
-    if os.path.isfile(source):
-        return source
-    encoded = source.partition(",")[2] if source.startswith("data:") else source
-    try:
-        return BytesIO(base64.b64decode(encoded, validate=True))
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(
-            f"Got {source[:80]!r} as {kind}, which is no file here, no http(s) URL and no base64. Pass one of these, "
-            "or check the path."
-        ) from error
+            content = base64.b64decode("".join(encoded.split()), validate=True)
+        except ValueError as error:
+            raise ValueError(
+                f"Got {source[:80]!r} as {kind}, which is no file here, no http(s) URL and no base64. Pass one of "
+                "these, or check the path."
+            ) from error
+        yield BytesIO(content)
 
 
 def open_image(source: str | bytes | os.PathLike) -> PIL.Image.Image:
@@ -88,12 +95,12 @@ def open_image(source: str | bytes | os.PathLike) -> PIL.Image.Image:
     Raises:
         ValueError: it can't be read or is no image.
     """
-    file = open_source(source, "image")
     try:
-        with PIL.Image.open(file) as image:
+        with open_source(source, "image") as file, PIL.Image.open(file) as image:
             return to_rgb(image)
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(f"Got {source[:80]!r} as image, but Pillow knows no image format it has.") from error
+        name = source[:80] if isinstance(source, (str, bytes)) else source
+        raise ValueError(f"Got {name!r} as image, which is in no format that Pillow knows, or no file here.") from error
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -102,23 +109,33 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     not blended onto a background. 16-bit grey is scaled, where Pillow's own conversion would clip it to white.
 
     Raises:
-        ValueError: the file behind the image is damaged.
+        ValueError: the file behind the image is damaged, or its values are beyond 16 bits.
     """
     try:
         image = PIL.ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            image = PIL.Image.fromarray(to_8_bit(np.asarray(image), do_rescale=True))
-        if image.mode == "P" and "transparency" in image.info:
+        if image.mode == "I" and image.getextrema()[1] > 255 or image.mode.startswith("I;16"):
+            image = PIL.Image.fromarray(to_8_bit(np.asarray(image), is_16_bit=True))
+        elif image.mode == "P" and "transparency" in image.info:
+            # In one step Pillow warns about palettes with several transparent colours.
             image = image.convert("RGBA")
         return image.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"The image can't be decoded, its file is damaged or cut off: {error}.") from error
 
 
-def to_8_bit(array: np.ndarray, do_rescale: bool) -> np.ndarray:
+def as_array(pixels: np.ndarray | torch.Tensor) -> np.ndarray:
+    """A numpy array of an array or a tensor on any device."""
+    if is_torch_tensor(pixels):
+        pixels = pixels.detach().cpu()
+        # numpy knows no bfloat16.
+        return (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+    return pixels
+
+
+def to_8_bit(array: np.ndarray, do_rescale: bool = True, is_16_bit: bool = False) -> np.ndarray:
     """
-    Pixels of any type as 8-bit. Integers above 255 are taken for 16-bit. Floating-point pixels have to be in 0..255
-    while `do_rescale` is on; without it values in 0..1 stay as they are.
+    Pixels of any type as 8-bit. Floating-point pixels have to be in 0..255; those in 0..1 stay as they are when
+    `do_rescale` is off.
 
     Raises:
         ValueError: values out of range, or in 0..1 although they would be rescaled once more.
@@ -128,29 +145,31 @@ def to_8_bit(array: np.ndarray, do_rescale: bool) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
     low, high = array.min(), array.max()
-    if np.issubdtype(array.dtype, np.floating):
-        if not do_rescale and low >= 0 and high <= 1:
+    largest = 65535 if is_16_bit or array.dtype == np.uint16 else 255
+    if not (low >= 0 and high <= largest):
+        raise ValueError(
+            f"The image has values from {low} to {high}; expected 0..{largest} (0..65535 in `uint16`, or 0..1 in "
+            "floating point with `do_rescale=False`)."
+        )
+    if largest == 65535:
+        return (array / 257).round().astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating) and high <= 1:
+        if not do_rescale:
             return array.astype(np.float32)
-        if do_rescale and 0 < high <= 1:
+        if high > 0:
             raise ValueError(
                 f"The image has floating-point values up to {high:.3g}, so it is rescaled already, but `do_rescale` "
                 "is on. Pass `do_rescale=False`, or the image as integers in 0..255."
             )
-        array = array.round()
-    largest = 65535 if array.dtype != np.uint16 and high > 255 and np.issubdtype(array.dtype, np.integer) else 255
-    if array.dtype == np.uint16:
-        largest = 65535
-    if not (low >= 0 and high <= largest):
-        raise ValueError(
-            f"The image has values from {low} to {high}; expected 0..255 (or 16-bit integers, or 0..1 with "
-            "`do_rescale=False`)."
-        )
-    if largest == 65535:
-        array = (array.astype(np.float64) / 257).round()
-    return array.astype(np.uint8)
+    return array.round().astype(np.uint8)
 
 
-def cut_crops(image, resolution_ratio: int) -> list:
+def count_crops(resolution_ratio: int) -> int:
+    """K: N*N sub-images and the whole image, or the image alone when N is 1."""
+    return resolution_ratio**2 + 1 if resolution_ratio > 1 else 1
+
+
+def cut_crops(image: np.ndarray | torch.Tensor, resolution_ratio: int) -> list:
     """
     Cuts N*N sub-images of `(width // N, height // N)` pixels, row-major, and puts the whole image last; the image alone
     when N is 1.
@@ -185,7 +204,7 @@ def square_padding(height: int, width: int) -> tuple[int, int, int, int]:
     return left, top, side - width - left, side - height - top
 
 
-def padding_colour(image, image_mean: tuple[float, ...]) -> list[float]:
+def padding_colour(image: np.ndarray | torch.Tensor, image_mean: tuple[float, ...]) -> list[float]:
     """The mean colour as the authors round it, in the image's own units (8-bit, or 0..1 in floating point)."""
     unit = 255 if "float" in str(image.dtype) else 1
     return [int(mean * 255) / unit for mean in image_mean]
@@ -209,6 +228,39 @@ def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None)
             f"An image or crop of {width}x{height} pixels is too long: on the way it would grow to {pixels} pixels, "
             f"more than {PIL.Image.MAX_IMAGE_PIXELS} (`PIL.Image.MAX_IMAGE_PIXELS`). Cut it into shorter pieces."
         )
+
+
+def resize_passes(image: np.ndarray | torch.Tensor, size: SizeDict) -> tuple[SizeDict, SizeDict]:
+    """
+    The sizes to resize `(..., height, width)` to, one after the other: the width first, then the height, each rounded
+    to 8 bits. So did Pillow up to 12 for the authors in one call. Pillow 13 and torchvision start with the height where
+    that is cheaper, or don't round in between: differences of 30 and more at sharp edges.
+
+    Raises:
+        ValueError: `size` has other keys than CLIP's.
+    """
+    if size.shortest_edge and not size.longest_edge:
+        height, width = get_resize_output_image_size(
+            image, size.shortest_edge, default_to_square=False, input_data_format=ChannelDimension.FIRST
+        )
+    elif size.height and size.width:
+        height, width = size.height, size.width
+    else:
+        raise ValueError(f"`size` is {dict(size)}; expected 'shortest_edge', or 'height' and 'width'.")
+    return SizeDict(height=image.shape[-2], width=width), SizeDict(height=height, width=width)
+
+
+def check_same_size(pixels: list) -> list:
+    """
+    Raises:
+        ValueError: the arrays have different shapes, so that they can't be stacked.
+    """
+    shapes = sorted({tuple(array.shape) for array in pixels})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Images or crops come out in different sizes {shapes}. Keep `do_center_crop` on, or resize to one size."
+        )
+    return pixels
 
 
 class LlavaMiniImageInputMixin:
@@ -248,9 +300,7 @@ class LlavaMiniImageInputMixin:
                 raise ValueError(f"The image has mode {image.mode!r}; only RGB works without `do_convert_rgb`.")
             _check_not_empty(*image.size)
             return np.moveaxis(np.array(to_rgb(image)), -1, 0)
-        if is_torch_tensor(image):
-            image = image.detach().cpu()
-            image = (image.float() if image.is_floating_point() else image).numpy()
+        image = as_array(image)
         if image.ndim == 2:
             image, input_data_format = image[None], ChannelDimension.FIRST
         if input_data_format is None:
@@ -268,8 +318,8 @@ class LlavaMiniImageInputMixin:
         return np.repeat(image, 3, axis=0) if channels == 1 else image[:3]
 
     def _standardize_kwargs(self, resolution_ratio: int | None = None, **kwargs) -> dict:
-        if resolution_ratio is not None and resolution_ratio < 1:
-            raise ValueError(f"`resolution_ratio` is {resolution_ratio}, but has to be at least 1.")
+        if resolution_ratio is not None and not (isinstance(resolution_ratio, int) and resolution_ratio >= 1):
+            raise ValueError(f"`resolution_ratio` is {resolution_ratio!r}, but has to be an integer of at least 1.")
         return {**super()._standardize_kwargs(**kwargs), "resolution_ratio": resolution_ratio}
 
 
@@ -328,15 +378,11 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
         **kwargs,
     ) -> BatchFeature:
         units = [
-            np.stack(
-                [self.process_crop(crop, crop_size=crop_size, **kwargs) for crop in cut_crops(image, resolution_ratio)]
-            )
-            for image in images
+            np.stack(check_same_size([self.process_crop(crop, crop_size=crop_size, **kwargs) for crop in crops]))
+            for crops in (cut_crops(image, resolution_ratio) for image in images)
         ]
-        num_crops = resolution_ratio**2 + 1 if resolution_ratio > 1 else 1
-        pixel_values = (
-            np.stack(units) if units else np.zeros((0, num_crops, 3, crop_size.height, crop_size.width), np.float32)
-        )
+        empty = np.zeros((0, count_crops(resolution_ratio), 3, crop_size.height, crop_size.width), np.float32)
+        pixel_values = np.stack(check_same_size(units)) if units else empty
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
 
     def process_crop(
@@ -373,6 +419,17 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
         if do_normalize:
             crop = self.normalize(crop, image_mean, image_std)
         return crop
+
+    def resize(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:
+        """
+        As the base class, in `resize_passes`, and through 8-bit in floating point too, where the base class would guess
+        from the values whether to scale them.
+        """
+        is_8_bit = image.dtype == np.uint8
+        image = image if is_8_bit else (image * 255).round().astype(np.uint8)
+        for step in resize_passes(image, size):
+            image = super().resize(image, size=step, **kwargs)
+        return image if is_8_bit else image.astype(np.float32) / 255
 
 
 __all__ = ["LlavaMiniImageProcessorPil"]

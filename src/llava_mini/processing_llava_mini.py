@@ -11,8 +11,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput, make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import TextInput
-from transformers.utils import is_torchvision_available
+from transformers.utils import is_torchvision_available, logging
 from transformers.video_utils import VideoInput
+
+
+logger = logging.get_logger(__name__)
 
 
 class LlavaMiniProcessor(ProcessorMixin):
@@ -64,16 +67,17 @@ class LlavaMiniProcessor(ProcessorMixin):
     ):
         if compressor_size < 1:
             raise ValueError(f"`compressor_size` is {compressor_size}, but has to be at least 1.")
+        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "video_processor": video_processor}
+        parts = {name: part for name, part in parts.items() if name in self.get_attributes()}
+        super().__init__(**parts, chat_template=chat_template)
         self.compressor_size = compressor_size
         self.image_token = getattr(tokenizer, "image_token", None) or image_token
         self.video_token = getattr(tokenizer, "video_token", None) or video_token
         self.image_token_id = _token_id(tokenizer, self.image_token)
         self.video_token_id = _token_id(tokenizer, self.video_token)
-        parts = {"image_processor": image_processor, "tokenizer": tokenizer, "video_processor": video_processor}
-        parts = {name: part for name, part in parts.items() if name in self.get_attributes()}
-        super().__init__(**parts, chat_template=chat_template)
 
-        if video_processor is not None and video_processor.resolution_ratio != image_processor.resolution_ratio:
+        # Without torchvision, what is loaded as video processor is nothing but its settings.
+        if "video_processor" in parts and video_processor.resolution_ratio != image_processor.resolution_ratio:
             raise ValueError(
                 f"`resolution_ratio` is {image_processor.resolution_ratio} in the image processor and "
                 f"{video_processor.resolution_ratio} in the video processor. Both have to have the model's."
@@ -98,6 +102,12 @@ class LlavaMiniProcessor(ProcessorMixin):
                 pretrained_model_name_or_path, backend=backend, **kwargs
             )
         return processor
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> list[str]:
+        """As in the base class."""
+        if not is_torchvision_available():
+            logger.warning("Saved without its video processor, which needs torchvision: videos will not be read.")
+        return super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -143,10 +153,10 @@ class LlavaMiniProcessor(ProcessorMixin):
         _check_counts("image", self.image_token, text, images, make_flat_list_of_images)
         _check_counts("video", self.video_token, text, videos, self._flatten_videos)
 
-    def _flatten_videos(self, videos: VideoInput, depth: int = 0) -> list:
+    def _flatten_videos(self, videos: VideoInput) -> list:
         if not is_torchvision_available():
             raise ImportError("Videos need torchvision: `pip install torchvision`. Images work without it.")
-        return self.video_processor.flatten_videos(videos, depth)
+        return self.video_processor.flatten_videos(videos)
 
     def _process_videos(self, videos: VideoInput, **kwargs) -> tuple[BatchFeature, list[str]]:
         inputs = self.video_processor(videos, **kwargs)
@@ -209,13 +219,10 @@ class LlavaMiniProcessor(ProcessorMixin):
 
 def _add_text_fusion_mask(inputs: BatchFeature) -> None:
     masks = inputs["assistant_masks"]
-    spoken = np.asarray([max(mask, default=0) for mask in masks])
-    if not spoken.any() or not {"pixel_values", "pixel_values_videos"} & inputs.keys():
-        return
-    if isinstance(masks, (torch.Tensor, np.ndarray)):
-        inputs["text_fusion_mask"] = 1 - masks
-    else:
-        inputs["text_fusion_mask"] = [[1 - value for value in mask] for mask in masks]
+    is_array = isinstance(masks, (torch.Tensor, np.ndarray))
+    has_answers = masks.any() if is_array else any(map(any, masks))
+    if has_answers and {"pixel_values", "pixel_values_videos"} & inputs.keys():
+        inputs["text_fusion_mask"] = 1 - masks if is_array else [[1 - value for value in mask] for mask in masks]
 
 
 def _token_id(tokenizer, token: str) -> int:
@@ -230,20 +237,15 @@ def _token_id(tokenizer, token: str) -> int:
 
 def _check_counts(kind: str, token: str, text: list[str], inputs, flatten: Callable[..., list]) -> None:
     placeholders = [prompt.count(token) for prompt in text]
-    given = [0] if inputs is None else [len(flatten(inputs))]
-    if (
-        isinstance(inputs, (list, tuple))
-        and len(inputs) == len(text)
-        and all(isinstance(i, (list, tuple)) for i in inputs)
-    ):
+    has_rows = isinstance(inputs, (list, tuple)) and all(isinstance(row, (list, tuple)) for row in inputs)
+    if has_rows and len(inputs) == len(text):
         given = [len(flatten([row])) for row in inputs]
     else:
-        placeholders = [sum(placeholders)]
+        placeholders, given = [sum(placeholders)], [0 if inputs is None else len(flatten(inputs))]
     if placeholders != given:
         raise ValueError(
-            f"Got {given if len(given) > 1 else given[0]} {kind}s and "
-            f"{placeholders if len(given) > 1 else placeholders[0]} {token!r} placeholders in the text. Write one "
-            f"{token!r} for each {kind}, or let `apply_chat_template` do it."
+            f"Got {' + '.join(map(str, given))} {kind}s and {' + '.join(map(str, placeholders))} {token!r} "
+            f"placeholders in the text. Write one {token!r} for each {kind}, or let `apply_chat_template` do it."
         )
 
 

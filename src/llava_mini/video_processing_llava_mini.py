@@ -2,8 +2,11 @@
 """Videos to pixels: decoding with PyAV, sampling and cropping as the authors do."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import IO
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput, VideoMetadata, is_valid_video_frame, make_batched_metadata
 
 from .image_processing_llava_mini import LlavaMiniTorchvisionMixin
-from .image_processing_pil_llava_mini import open_source
+from .image_processing_pil_llava_mini import as_array, check_same_size, count_crops, open_source, to_8_bit
 
 
 logger = logging.get_logger(__name__)
@@ -109,8 +112,7 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
         videos = self.flatten_videos(videos)
         crop_size = self._standardize_kwargs(crop_size=option("crop_size"))["crop_size"]
         if not videos:
-            num_crops = option("resolution_ratio") ** 2 + 1 if option("resolution_ratio") > 1 else 1
-            empty = torch.zeros(0, 0, num_crops, 3, crop_size.height, crop_size.width)
+            empty = torch.zeros(0, 0, count_crops(option("resolution_ratio")), 3, crop_size.height, crop_size.width)
             return self._collate([], empty, kwargs.get("return_tensors"))
 
         # Sampling happens here and not in the base class, which would decode every frame, fill in the default `fps`
@@ -121,6 +123,8 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
         frame_size = None if option("keep_aspect_ratio") else crop_size
         metadata = kwargs.pop("video_metadata", None)
         metadata = [None] * len(videos) if metadata is None else make_batched_metadata(videos, metadata)
+        if len(metadata) != len(videos):
+            raise ValueError(f"Got {len(videos)} videos and `video_metadata` of {len(metadata)}: pass one for each.")
         loaded = [
             self.fetch_videos(video, sample, frame_size)
             if isinstance(video, (str, bytes, os.PathLike))
@@ -157,6 +161,8 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
         if num_frames is None:
             if fps <= 0:
                 raise ValueError(f"`fps` is {fps}, but has to be above 0.")
+            if total == 1:
+                return _all_frames(metadata)
             if not metadata.fps:
                 raise ValueError(
                     f"Can't sample {fps} frames a second from a video whose own frame rate is not known. Pass "
@@ -213,9 +219,9 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
             if dimensions in (4, 5):
                 return [videos] if dimensions == 4 else list(videos)
         raise ValueError(
-            f"Got a video of type {type(videos).__name__} and shape {getattr(videos, 'shape', None)}; expected a path, a "
-            "URL, base64, bytes, a list of frames, or an array (frames, height, width, channels) or (frames, channels, "
-            "height, width)."
+            f"Got a video of type {type(videos).__name__} and shape {getattr(videos, 'shape', None)}; expected a path, "
+            "a URL, base64, bytes, a list of frames, or an array (frames, height, width, channels) or (frames, "
+            "channels, height, width)."
         )
 
     def _take_frames(
@@ -228,24 +234,28 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
     ) -> tuple[torch.Tensor, VideoMetadata]:
         if len(video) == 0:
             raise ValueError("The video has no frames. Leave it out.")
-        if metadata is None:
-            metadata = VideoMetadata(total_num_frames=len(video))
-        if sample is not _all_frames and metadata.total_num_frames != len(video):
+        metadata = VideoMetadata(total_num_frames=len(video)) if metadata is None else replace(metadata)
+        indices = sample(metadata=metadata)
+        if sample is _all_frames:
+            indices = np.arange(len(video))
+        elif metadata.total_num_frames != len(video):
             raise ValueError(
                 f"`video_metadata` speaks of {metadata.total_num_frames} frames, but the video has {len(video)}. If "
                 "they are sampled already, pass `do_sample_frames=False`."
             )
-        indices = sample(metadata=metadata) if sample is not _all_frames else np.arange(len(video))
-        frames = [self.fetch_images(video[i]) for i in indices]
+        if sample is not _all_frames or metadata.frames_indices is None:
+            metadata.frames_indices = indices
+        if isinstance(video, (list, tuple)):
+            frames = [self.fetch_images(video[i]) for i in indices]
+        else:
+            # All at once, since the scale of floating-point pixels shows only in bright frames.
+            frames = to_8_bit(as_array(video[indices]), do_rescale)
         frames = [
             self.process_image(frame, do_convert_rgb=True, do_rescale=do_rescale, input_data_format=input_data_format)
             for frame in frames
         ]
-        if len({frame.shape for frame in frames}) > 1:
-            raise ValueError(f"The frames of a video have different sizes: {sorted({tuple(f.shape) for f in frames})}.")
-        metadata.frames_indices = indices if metadata.frames_indices is None else metadata.frames_indices
         metadata.height, metadata.width = frames[0].shape[-2:]
-        return torch.stack(frames), metadata
+        return torch.stack(check_same_size(frames)), metadata
 
     def _preprocess(
         self,
@@ -258,6 +268,7 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
         if not keep_aspect_ratio:
             videos = [resize_nearest(video, crop_size) for video in videos]
         units = [self.make_crops(video, crop_size=crop_size, **kwargs) for video in videos]
+        check_same_size([video[0] for video in units])
         return self._collate(units, torch.nn.utils.rnn.pad_sequence(units, batch_first=True), return_tensors)
 
     @staticmethod
@@ -294,41 +305,73 @@ def decode_video(
         ValueError: no video, or none of its frames can be decoded.
         ImportError: PyAV is missing.
     """
+    with _reading(source) as (av, file, name):
+        metadata = _probe(av, file, name)
+        # Containers don't always tell how many frames decode (fields coded apart, a cut-off file). The first pass of
+        # decoding finds out, and the second takes the right ones.
+        for _ in range(2):
+            announced = metadata.total_num_frames
+            indices = sample_indices_fn(metadata=metadata)
+            kept, metadata.total_num_frames = _decode(av, file, set(indices.tolist()), frame_size, metadata, name)
+            if metadata.total_num_frames in (announced, 0):
+                break
+    if not kept or not set(indices.tolist()) <= kept.keys():
+        raise ValueError(
+            f"The video {name} is empty or damaged: {len(kept)} of the {len(set(indices.tolist()))} frames that are "
+            "wanted can be decoded. Repair it by re-encoding."
+        )
+    metadata.frames_indices = indices
+    return torch.stack([kept[i] for i in indices.tolist()]), metadata
+
+
+def probe_video(source: str | bytes | os.PathLike) -> VideoMetadata:
+    """
+    Number and rate of a video's frames, without decoding any.
+
+    Raises:
+        ValueError: no video, or one without frames.
+    """
+    with _reading(source) as (av, file, name):
+        return _probe(av, file, name)
+
+
+def iterate_frames(source: str | bytes | os.PathLike) -> Iterator:
+    """
+    A video's frames in order, as PyAV has them; `upright_pixels` turns one into a tensor.
+
+    Raises:
+        ValueError: no video.
+    """
+    with _reading(source) as (av, file, name), _open_container(av, file) as container:
+        yield from _frames(av, container, name)
+
+
+@contextmanager
+def _reading(source: str | bytes | os.PathLike) -> Iterator[tuple]:
+    """PyAV, the file and its name; PyAV's errors in between become ValueErrors that name the file."""
     try:
         import av
     except ImportError as error:
         raise ImportError("Decoding a video needs PyAV: `pip install av`, or pass decoded frames.") from error
 
-    file = open_source(source, "video")
-    name = source if isinstance(source, (str, os.PathLike)) else "the given bytes"
-    name = str(name)[:80]
+    name = str(source)[:80] if isinstance(source, (str, os.PathLike)) else "given as bytes"
     try:
-        metadata = _probe(av, file, name)
-        # Containers don't always tell how many frames decode (fields coded apart, a cut-off file). The second pass
-        # knows, and a third takes the right ones.
-        for _ in range(2):
-            announced = metadata.total_num_frames
-            indices = sample_indices_fn(metadata=metadata)
-            frames, metadata.total_num_frames = _decode(av, file, indices, frame_size, metadata, name)
-            if metadata.total_num_frames == announced or len(frames) == 0:
-                break
+        with open_source(source, "video") as file:
+            yield av, file, name
     except av.error.FFmpegError as error:
-        raise ValueError(f"Could not read {name} as a video: {error}.") from error
-    if not frames:
-        raise ValueError(f"No frame of the video {name} can be decoded: it is empty or damaged.")
-    metadata.frames_indices = indices
-    return torch.stack(frames), metadata
+        raise ValueError(f"Could not read the video {name}: {error}.") from error
 
 
-def _probe(av, file, name: str) -> VideoMetadata:
+def _probe(av, file: str | IO[bytes], name: str) -> VideoMetadata:
     """Frames are counted by packets, since the number in the header is missing or wrong in many containers."""
     with _open_container(av, file) as container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        streams = _video_streams(av, container)
         if not streams:
-            raise ValueError(f"{name} has no video stream; it may be a sound or a subtitle file.")
+            raise ValueError(f"The video {name} has no pictures; it may be a sound or a subtitle file.")
         times = [packet.pts for packet in _packets(av, container, streams[0], name) if packet.size]
-        announced = streams[0].duration * streams[0].time_base if streams[0].duration else None
-        announced = announced or (container.duration or 0) / av.time_base
+        announced = (container.duration or 0) / av.time_base
+        if streams[0].duration:
+            announced = float(streams[0].duration * streams[0].time_base)
         known = [time for time in times if time is not None]
         span = float((max(known) - min(known)) * streams[0].time_base) if known else 0.0
         fps = float(streams[0].average_rate or (span and (len(known) - 1) / span))
@@ -337,58 +380,68 @@ def _probe(av, file, name: str) -> VideoMetadata:
     if not fps and len(times) > 1:
         raise ValueError(f"The frame rate of the video {name} is not known. Re-encode it, or pass decoded frames.")
     if fps and span + 1 / fps < 0.95 * announced:
-        logger.warning(f"{name} announces {announced:.1f} s of video and has {span + 1 / fps:.1f} s: is it cut off?")
+        logger.warning(
+            f"The video {name} announces {announced:.1f} s of video and has {span + 1 / fps:.1f} s: is it cut off?"
+        )
     return VideoMetadata(total_num_frames=len(times), fps=fps or None, video_backend="pyav")
 
 
 def _decode(
-    av, file, indices: np.ndarray, frame_size: SizeDict | None, metadata: VideoMetadata, name: str
-) -> tuple[list[torch.Tensor], int]:
-    """The frames at `indices` and the number of all frames; fills in what only frames tell."""
-    wanted, kept, count = set(indices.tolist()), [], 0
+    av, file: str | IO[bytes], wanted: set[int], frame_size: SizeDict | None, metadata: VideoMetadata, name: str
+) -> tuple[dict[int, torch.Tensor], int]:
+    """The wanted frames by index and the number of all frames; fills in what only frames tell."""
+    kept, count = {}, 0
     with _open_container(av, file) as container:
-        stream = next(s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
-        stream.thread_type = "AUTO"
-        for packet in _packets(av, container, stream, name):
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                logger.warning(f"A part of {name} can't be decoded and is left out.")
-                continue
-            for frame in frames:
-                if count in wanted:
-                    pixels = _upright_pixels(frame)
-                    metadata.height, metadata.width = pixels.shape[-2:]
-                    kept.append(pixels if frame_size is None else resize_nearest(pixels, frame_size))
-                count += 1
+        for frame in _frames(av, container, name):
+            if count in wanted:
+                pixels = upright_pixels(frame)
+                metadata.height, metadata.width = pixels.shape[-2:]
+                kept[count] = pixels if frame_size is None else resize_nearest(pixels, frame_size)
+            count += 1
     metadata.duration = count / metadata.fps if metadata.fps else None
     return kept, count
 
 
-def _packets(av, container, stream, name: str):
+def _frames(av, container, name: str) -> Iterator:
+    """Every frame that can be decoded, in order of display."""
+    stream = _video_streams(av, container)[0]
+    stream.thread_type = "AUTO"
+    for packet in _packets(av, container, stream, name):
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            logger.warning(f"A part of the video {name} can't be decoded and is left out.")
+
+
+def _packets(av, container, stream, name: str) -> Iterator:
     """The packets that hold something to show, and the empty one at the end; stops where the file breaks off."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except av.error.FFmpegError as error:
-            logger.warning(f"{name} can't be read to its end: {error}.")
+            logger.warning(f"The video {name} can't be read to its end: {error}.")
             return
         if packet is None:
             return
         if packet.is_corrupt:
-            logger.warning(f"{name} is damaged or cut off; a part of it is left out.")
+            logger.warning(f"The video {name} is damaged or cut off; a part of it is left out.")
         elif not packet.is_discard:
             yield packet
 
 
-def _upright_pixels(frame) -> torch.Tensor:
+def upright_pixels(frame) -> torch.Tensor:
     """A PyAV frame as 8-bit `(3, height, width)`, turned as its display matrix says."""
     pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
     return torch.rot90(pixels, round(frame.rotation / 90), dims=(1, 2)).contiguous()
 
 
-def _open_container(av, file):
+def _video_streams(av, container) -> list:
+    """Not the cover of a sound file, which is a video stream too."""
+    return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+
+
+def _open_container(av, file: str | IO[bytes]):
     if hasattr(file, "seek"):
         file.seek(0)
     return av.open(file)
