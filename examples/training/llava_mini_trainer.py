@@ -1,0 +1,98 @@
+"""transformers' Trainer with what LLaVA's recipe adds: a rate for the projector, batches of similar samples."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+@dataclass
+class LlavaMiniTrainingArguments(TrainingArguments):
+    """
+    Args:
+        projector_learning_rate (`float`, *optional*): of the projector (the paper's stage 2: 1e-5); by default as of
+            everything else.
+    """
+
+    projector_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Batches hold pixels and labels that the model's signature may hide behind PEFT.
+        self.remove_unused_columns = False
+
+
+class LlavaMiniTrainer(Trainer):
+    """`Trainer` for a `ConversationDataset` and `LlavaMiniTrainingArguments`."""
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in the base class, with the projector's parameters in groups of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.projector_learning_rate
+        if is_new and rate is not None:
+            named = (self.model if model is None else model).named_parameters()
+            split_groups(optimizer, {id(p) for name, p in named if "multi_modal_projector" in name}, rate)
+        return optimizer
+
+    def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # The same order for any number of processes that make up one batch.
+        arguments = self.args
+        whole = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+        return ModalityLengthSampler(whole, dataset.lengths(), seed)
+
+
+def split_groups(optimizer: torch.optim.Optimizer, chosen: set[int], rate: float):
+    """Moves the parameters with these ids into groups with another learning rate."""
+    for group in list(optimizer.param_groups):
+        moved = [p for p in group["params"] if id(p) in chosen]
+        if moved:
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            optimizer.add_param_group({**group, "params": moved, "lr": rate})
+
+
+class ModalityLengthSampler(torch.utils.data.Sampler):
+    """
+    Batches of similar length, and of one modality, in random order. The order depends on seed and epoch alone, so that
+    a resumed run goes on with the samples that it would have met.
+
+    Args:
+        batch_size (`int`): samples of one optimizer step.
+        lengths (`list[int]`): negative for text without pictures.
+        seed (`int`).
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        self.batch_size, self.lengths, self.seed = batch_size, lengths, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int):
+        """Called by accelerate's data loader at the start of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        batches, rest = [], []
+        for is_visual in (True, False):
+            indices = [i for i, length in enumerate(self.lengths) if (length > 0) == is_visual]
+            if not indices:
+                continue
+            lengths = [abs(self.lengths[i]) for i in indices]
+            ordered = [indices[i] for i in LengthGroupedSampler(self.batch_size, lengths=lengths, generator=generator)]
+            whole = len(ordered) // self.batch_size * self.batch_size
+            batches += [ordered[i : i + self.batch_size] for i in range(0, whole, self.batch_size)]
+            rest += ordered[whole:]
+        # What fills no batch comes last, of both modalities.
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[i]
+        yield from rest
