@@ -1,0 +1,155 @@
+"""Batches for the small model: several questions about each picture, whose vision side runs once."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import questions
+import scenes
+import torch
+from pretrain_tower import to_pixels
+from questions import Question
+
+from llava_mini import LlavaMiniProcessor
+
+
+IGNORED = -100
+
+
+@dataclass
+class Mix:
+    """
+    What a phase of training shows.
+
+    Args:
+        scenes: weights of "1", "2", "3" (shapes), "number", "digit".
+        types: weights of question types, 1 where not named.
+        video: share of batches with videos.
+        captions: share of batches with captions alone, which are too long to be padded to beside short answers.
+        blind, blind_video: share of batches in which the text does not see the patches, so that the answer has to
+            come through the vision token.
+    """
+
+    scenes: dict[str, float]
+    types: dict[str, float] = field(default_factory=dict)
+    video: float = 0.0
+    captions: float = 0.0
+    blind: float = 0.25
+    blind_video: float = 0.6
+    pictures: int = 32
+    questions: int = 4
+    clips: int = 12
+    clip_questions: int = 3
+
+
+def choose_questions(candidates: list[Question], weights: dict[str, float], count: int, rng: random.Random):
+    """`count` questions: a type by weight, then any question of it; repeated only when there are too few."""
+    chosen: list[Question] = []
+    while len(chosen) < count:
+        left = [question for question in candidates if question not in chosen] or candidates
+        types = sorted({question.type for question in left})
+        kind = rng.choices(types, [weights.get(name, 1.0) for name in types])[0]
+        chosen.append(rng.choice([question for question in left if question.type == kind]))
+    return chosen
+
+
+def sample_scene(mix: Mix, rng: random.Random) -> scenes.Scene:
+    """A picture of a sort by weight."""
+    sort = rng.choices(list(mix.scenes), list(mix.scenes.values()))[0]
+    if sort == "number":
+        return scenes.sample_number(rng)
+    return scenes.sample_digit(rng) if sort == "digit" else scenes.sample_shapes(rng, int(sort))
+
+
+class PromptEncoder:
+    """Ids and labels of one question with one picture or clip, as the processor's chat template makes them."""
+
+    def __init__(self, processor: LlavaMiniProcessor):
+        self.processor = processor
+        self.encode = cache(self._encode)
+
+    def _encode(self, kind: str, text: str, answer: str, num_placeholders: int) -> tuple[list[int], list[int]]:
+        chat = [
+            {"role": "user", "content": [{"type": kind}, {"type": "text", "text": text}]},
+            {"role": "assistant", "content": answer},
+        ]
+        prompt = self.processor.apply_chat_template(chat[:1], add_generation_prompt=True)
+        whole = self.processor.apply_chat_template(chat)
+        token = {"image": self.processor.image_token, "video": self.processor.video_token}[kind]
+        tokenizer = self.processor.tokenizer
+        prompt, whole = (
+            tokenizer(text.replace(token, token * num_placeholders), add_special_tokens=False)["input_ids"]
+            for text in (prompt, whole)
+        )
+        return whole, [IGNORED] * len(prompt) + whole[len(prompt) :]
+
+
+class PackedBatches(torch.utils.data.IterableDataset):
+    """
+    Endless new pictures, deterministic by `name`: each item is a whole batch with `input_ids`, `attention_mask`,
+    `labels` `(pictures * questions, length)`, `text_fusion_mask`, pixels of the pictures alone, and each row's type.
+    """
+
+    def __init__(self, processor: LlavaMiniProcessor, mix: Mix, name: str):
+        self.encoder = PromptEncoder(processor)
+        self.mix, self.name = mix, name
+        self.num_image_tokens = processor.num_image_tokens
+        self.pad_id = processor.tokenizer.pad_token_id
+
+    def __iter__(self) -> Iterator[dict]:
+        step = 0
+        while True:
+            rng = random.Random(f"{self.name} {step}")
+            sort = rng.random()
+            if sort < self.mix.video:
+                yield self.video_batch(rng)
+            else:
+                yield self.image_batch(rng, is_caption=sort < self.mix.video + self.mix.captions)
+            step += 1
+
+    def image_batch(self, rng: random.Random, is_caption: bool) -> dict:
+        """Pictures with `mix.questions` questions, or a caption, each."""
+        sampled = [sample_scene(self.mix, rng) for _ in range(self.mix.pictures * (2 if is_caption else 1))]
+        rows = []
+        for scene in sampled:
+            candidates = [q for q in questions.about_scene(scene, rng) if (q.type == "caption") == is_caption]
+            chosen = choose_questions(candidates, self.mix.types, 1 if is_caption else self.mix.questions, rng)
+            rows += [(question, self.num_image_tokens) for question in chosen]
+        batch = self.collate("image", rows, rng.random() < self.mix.blind)
+        pictures = np.stack([np.asarray(scenes.draw(scene)) for scene in sampled])
+        return batch | {"pixel_values": to_pixels(pictures)[:, None]}
+
+    def video_batch(self, rng: random.Random) -> dict:
+        """Clips with `mix.clip_questions` questions each."""
+        sampled = [scenes.sample_clip(rng) for _ in range(self.mix.clips)]
+        rows = [
+            (question, self.num_image_tokens * clip.seconds)
+            for clip in sampled
+            for question in choose_questions(
+                questions.about_clip(clip, rng), self.mix.types, self.mix.clip_questions, rng
+            )
+        ]
+        batch = self.collate("video", rows, rng.random() < self.mix.blind_video)
+        frames = [np.stack([np.asarray(scenes.draw(scene)) for scene in clip.sampled_frames()]) for clip in sampled]
+        pixels = [to_pixels(video)[:, None] for video in frames]
+        batch["pixel_values_videos"] = torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True)
+        batch["video_num_frames"] = torch.tensor([len(video) for video in frames])
+        return batch
+
+    def collate(self, kind: str, rows: list[tuple[Question, int]], is_blind: bool) -> dict:
+        """Right-padded ids and labels."""
+        encoded = [self.encoder.encode(kind, q.text, q.answer, placeholders) for q, placeholders in rows]
+        longest = max(len(ids) for ids, _ in encoded)
+        input_ids = torch.tensor([ids + [self.pad_id] * (longest - len(ids)) for ids, _ in encoded])
+        labels = torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in encoded])
+        lengths = torch.tensor([len(ids) for ids, _ in encoded])
+        fused = labels == IGNORED
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+            "text_fusion_mask": torch.zeros_like(fused) if is_blind else fused,
+            "types": [question.type for question, _ in rows],
+        }

@@ -1,0 +1,160 @@
+"""
+Trains the small model: phases of `recipe.json` one after another, each from the last one's weights.
+
+    python examples/tiny/train_tiny.py --tower runs/tower --output runs/tiny
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from build import build_model, build_processor
+from muon import MuonWithAdamW, split_parameters
+from packing import IGNORED, Mix, PackedBatches
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini.modules_llava_mini import LlavaMiniVisionOutput
+
+
+def repeat_units(output: LlavaMiniVisionOutput, sizes: list[int], count: int) -> LlavaMiniVisionOutput:
+    """The encoded pictures or clips, each `count` times in a row: what `count` questions about each read."""
+    starts = torch.tensor([0, *sizes]).cumsum(0)
+    units = [torch.arange(start, start + size).repeat(count) for start, size in zip(starts, sizes)]
+    units = torch.cat(units)
+    key_values = tuple((keys[units], values[units]) for keys, values in output.prefusion_key_values)
+    tokens = [tokens for tokens in output.pooler_output for _ in range(count)]
+    return LlavaMiniVisionOutput(pooler_output=tokens, prefusion_key_values=key_values)
+
+
+class TinyTrainer(Trainer):
+    """
+    What differs from the training of large models: Muon, several questions a picture, the loss averaged over answers
+    (else captions would outweigh one-word answers), and accuracy by question type on the way.
+    """
+
+    def __init__(self, *args, learning_rates: tuple[float, float], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.learning_rates = learning_rates
+        self.accuracy: dict[str, float] = {}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Muon and AdamW, with their own learning rates."""
+        if self.optimizer is None:
+            lr, muon_lr = self.learning_rates
+            self.optimizer = MuonWithAdamW(split_parameters(self.model, lr, muon_lr))
+        return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict, **kwargs) -> torch.Tensor:
+        """Mean over answers of the mean over an answer's tokens."""
+        types, labels = inputs.pop("types"), inputs.pop("labels")
+        inputs["mm_encoder_outputs"] = self.encode(model, inputs, len(labels))
+        is_answer = labels[:, 1:] != IGNORED
+        # The head runs on answers alone.
+        logits = model.lm_head(model.model(**inputs).last_hidden_state[:, :-1][is_answer])
+        targets = labels[:, 1:][is_answer]
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+        lengths = is_answer.sum(1)
+        loss = (losses / lengths.repeat_interleave(lengths)).sum() / len(lengths)
+        right = (logits.argmax(-1) == targets).split(lengths.tolist())
+        self.record(types, [bool(answer.all()) for answer in right])
+        return loss
+
+    def encode(self, model: nn.Module, inputs: dict, num_rows: int) -> dict[str, LlavaMiniVisionOutput]:
+        """Takes the pixels out of `inputs`, encodes each picture or clip once and repeats it for its questions."""
+        if "pixel_values" in inputs:
+            pixels = inputs.pop("pixel_values")
+            output, sizes = model.get_image_features(pixels, return_dict=True), [1] * len(pixels)
+            return {"image": repeat_units(output, sizes, num_rows // len(sizes))}
+        sizes = inputs["video_num_frames"].tolist()
+        output = model.get_video_features(
+            inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames"), return_dict=True
+        )
+        return {"video": repeat_units(output, sizes, num_rows // len(sizes))}
+
+    def record(self, types: list[str], correct: list[bool]):
+        """Running accuracy by type; pictures are new in every step, so it is measured on unseen ones."""
+        for kind, is_right in zip(types, correct):
+            self.accuracy[kind] = 0.995 * self.accuracy.get(kind, 0.0) + 0.005 * is_right
+
+    def log(self, logs: dict[str, float], *args, **kwargs):
+        """Adds the accuracies."""
+        super().log(logs | {name: round(value, 3) for name, value in sorted(self.accuracy.items())}, *args, **kwargs)
+
+
+class PrintLogs(TrainerCallback):
+    """One JSON line a logging step."""
+
+    def __init__(self):
+        self.started = time.time()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        print(json.dumps({"step": state.global_step, "seconds": round(time.time() - self.started), **logs}), flush=True)
+
+
+def run_phase(
+    model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, phase: dict, output: Path, seed: int
+):
+    """Trains through one phase of the recipe and saves the result in `output`."""
+    model.model.vision_tower.requires_grad_(False)
+    arguments = TrainingArguments(
+        output_dir=output / "trainer",
+        max_steps=phase["steps"],
+        per_device_train_batch_size=1,
+        lr_scheduler_type=phase["schedule"],
+        warmup_steps=phase.get("warmup", 50),
+        max_grad_norm=1.0,
+        logging_steps=50,
+        save_steps=250,
+        save_total_limit=1,
+        report_to=[],
+        use_cpu=True,
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        seed=seed,
+    )
+    trainer = TinyTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}"),
+        data_collator=lambda batches: batches[0],
+        callbacks=[PrintLogs()],
+        learning_rates=(phase["lr"], phase["muon_lr"]),
+    )
+    trainer.train(resume_from_checkpoint=any((output / "trainer").glob("checkpoint-*")) or None)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tower", type=Path, required=True, help="what pretrain_tower.py saved")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).parent / "recipe.json")
+    parser.add_argument("--phases", nargs="*", help="only these; by default all that are not finished")
+    parser.add_argument("--init", type=Path, help="start from this checkpoint instead of random weights")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(arguments.seed)
+
+    processor = build_processor()
+    model = build_model(processor, arguments.tower)
+    if arguments.init:
+        model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.init, dtype=torch.float32)
+    for phase in json.loads(arguments.recipe.read_text()):
+        if arguments.phases and phase["name"] not in arguments.phases:
+            continue
+        output = arguments.output / phase["name"]
+        if (output / "config.json").exists():
+            model = LlavaMiniForConditionalGeneration.from_pretrained(output, dtype=torch.float32)
+            continue
+        run_phase(model, processor, phase, output, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
