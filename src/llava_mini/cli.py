@@ -1,0 +1,227 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""`llava-mini`: ask about images and videos from a terminal. Built on the public API only."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BatchFeature,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    TextStreamer,
+)
+from transformers.utils import logging
+
+import llava_mini  # noqa: F401 (registers the Auto classes)
+from llava_mini.video_streaming import prepare_streamed_inputs
+
+
+EXAMPLES = """\
+examples:
+  llava-mini ask --model DIR --image cat.jpg --query "What is the cat doing?"
+  llava-mini ask --model DIR --image before.png --image after.png --query "What has changed?"
+  llava-mini ask --model DIR --video holiday.mp4 --query "Where are they going?" --json
+  llava-mini chat --model DIR --video lecture.mp4 --keep features
+"""
+DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="llava-mini",
+        description="Ask LLaVA-Mini about images and videos.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function, text in (
+        ("ask", ask, "ask one question and print the answer as it is made"),
+        ("chat", chat, "ask about the same images or video as often as you like; an empty line ends"),
+    ):
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.set_defaults(function=function)
+        _add_common_arguments(command)
+    ask_parser, chat_parser = commands.choices["ask"], commands.choices["chat"]
+    ask_parser.add_argument("--query", required=True, help="the question")
+    ask_parser.add_argument("--json", action="store_true", help="print one JSON object instead of the answer alone")
+    ask_parser.add_argument("--num-beams", type=int, default=1, help="beam search with so many beams")
+    chat_parser.add_argument(
+        "--keep",
+        choices=("key_values", "features", "none"),
+        default="key_values",
+        help="what stays in memory between questions: everything the text reads (fastest), patch features (less "
+        "memory), or nothing (videos are read again)",
+    )
+    return parser
+
+
+def _add_common_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("--model", required=True, help="directory or Hub repository of a converted checkpoint")
+    parser.add_argument("--image", action="append", default=[], help="path or URL; may be given several times")
+    parser.add_argument("--video", action="append", default=[], help="path or URL; may be given several times")
+    parser.add_argument("--fps", type=float, help="frames a second to take from videos (default: the checkpoint's, 1)")
+    parser.add_argument("--num-frames", type=int, help="frames to take from each video, instead of --fps")
+    parser.add_argument("--system", help="system message, instead of the default one")
+    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the checkpoint's)")
+    parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this total probability")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="length of the answer (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
+    parser.add_argument("--device", help="such as cuda, cpu or auto (default: cuda if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="default: the checkpoint's")
+    bits = parser.add_mutually_exclusive_group()
+    bits.add_argument("--load-8bit", action="store_true", help="8-bit weights (pip install bitsandbytes)")
+    bits.add_argument("--load-4bit", action="store_true", help="4-bit weights (pip install bitsandbytes)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="for repositories with code of their own")
+
+
+def load(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model and processor as the arguments say."""
+    quantization = None
+    if arguments.load_8bit or arguments.load_4bit:
+        quantization = BitsAndBytesConfig(load_in_8bit=arguments.load_8bit, load_in_4bit=arguments.load_4bit)
+    model = AutoModelForImageTextToText.from_pretrained(
+        arguments.model,
+        dtype=DTYPES[arguments.dtype],
+        device_map=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        quantization_config=quantization,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    return model.eval(), processor
+
+
+def first_message(arguments: argparse.Namespace, query: str) -> list[dict]:
+    """The conversation's beginning: images, videos and the first question."""
+    content = [{"type": "image", "url": image} for image in arguments.image]
+    content += [{"type": "video", "url": video} for video in arguments.video]
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": query}]}]
+    if arguments.system is not None:
+        messages.insert(0, {"role": "system", "content": arguments.system})
+    return messages
+
+
+def prepare(arguments: argparse.Namespace, messages: list[dict], processor: ProcessorMixin) -> BatchFeature:
+    """Model inputs; videos come as streams, so that their length does not matter."""
+    return prepare_streamed_inputs(
+        processor, messages, arguments.fps, arguments.num_frames, show_progress=sys.stderr.isatty()
+    )
+
+
+def generation_options(arguments: argparse.Namespace) -> dict:
+    """What the arguments say about decoding; the checkpoint's generation configuration decides the rest."""
+    options: dict = {"max_new_tokens": arguments.max_new_tokens}
+    if arguments.temperature == 0:
+        options |= {"do_sample": False, "temperature": None, "top_p": None}
+    elif arguments.temperature is not None:
+        options |= {"do_sample": True, "temperature": arguments.temperature}
+    if arguments.top_p is not None:
+        options |= {"do_sample": True, "top_p": arguments.top_p}
+    if getattr(arguments, "num_beams", 1) > 1:
+        options["num_beams"] = arguments.num_beams
+    return options
+
+
+def answer(
+    model: PreTrainedModel, processor: ProcessorMixin, inputs: dict, options: dict, show: bool
+) -> tuple[str, int]:
+    """Generates, printing tokens as they come when `show`; returns the answer and its number of tokens."""
+    # Beams are decided at the end only, so there is nothing to stream.
+    streamed = show and "num_beams" not in options
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True) if streamed else None
+    ids = model.generate(**inputs, **options, streamer=streamer)[0, inputs["input_ids"].shape[1] :]
+    text = processor.decode(ids, skip_special_tokens=True).strip()
+    if show and not streamed:
+        print(text)
+    return text, len(ids)
+
+
+def ask(arguments: argparse.Namespace):
+    """`llava-mini ask`."""
+    model, processor = load(arguments)
+    start = time.perf_counter()
+    inputs = prepare(arguments, first_message(arguments, arguments.query), processor).to(model.device)
+    prompt = inputs["input_ids"]
+    text, num_new = answer(model, processor, inputs, generation_options(arguments), show=not arguments.json)
+    if arguments.json:
+        vision_ids = torch.tensor([processor.image_token_id, processor.video_token_id], device=prompt.device)
+        facts = {
+            "model": arguments.model,
+            "images": arguments.image,
+            "videos": arguments.video,
+            "frames": [stream.num_frames for stream in inputs.get("pixel_values_videos", [])],
+            "query": arguments.query,
+            "answer": text,
+            "prompt_tokens": prompt.shape[1],
+            "vision_tokens": int(torch.isin(prompt, vision_ids).sum()),
+            "new_tokens": num_new,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        print(json.dumps(facts, ensure_ascii=False))
+
+
+def chat(arguments: argparse.Namespace):
+    """`llava-mini chat`: images and videos are encoded once, later questions run text only."""
+    model, processor = load(arguments)
+    options = generation_options(arguments)
+    messages: list[dict] = []
+    context = None
+    while query := _read_query():
+        if messages:
+            messages.append({"role": "user", "content": query})
+        else:
+            messages = first_message(arguments, query)
+        inputs = prepare(arguments, messages, processor).to(model.device)
+        pixels = {name: inputs.pop(name) for name in ("pixel_values", "pixel_values_videos") if name in inputs}
+        if arguments.keep == "none":
+            visuals = pixels
+        else:
+            if context is None:
+                keep_text = arguments.keep == "key_values"
+                context = model.encode_visuals(**pixels, keep=arguments.keep, keep_text=keep_text)
+                print(f"[{context.nbytes / 2**20:.1f} MiB kept]", file=sys.stderr)
+            visuals = {"vision_context": context}
+        text, _ = answer(model, processor, inputs | visuals, options, show=True)
+        messages.append({"role": "assistant", "content": text})
+
+
+def _read_query() -> str:
+    """The next question; an empty line or the input's end is none."""
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    return sys.stdin.readline().strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    The command line's entry point.
+
+    Returns:
+        0; 2 for input that can't be used, which is said in one line.
+    """
+    arguments = build_parser().parse_args(argv)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if getattr(arguments, "seed", None) is not None:
+        torch.manual_seed(arguments.seed)
+    try:
+        arguments.function(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"llava-mini: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

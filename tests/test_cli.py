@@ -1,0 +1,111 @@
+"""The command line, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_video_streaming import write_video
+
+from llava_mini import cli
+
+
+IMAGE = str(Path(__file__).parent / "golden/preprocess/image0.png")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return str(write_video(tmp_path_factory.mktemp("videos") / "video.mp4", 12, fps=4))
+
+
+@pytest.fixture
+def model(converted):
+    return str(converted("standard"))
+
+
+def run(capsys, *arguments):
+    status = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+GREEDY = ("--temperature", 0, "--max-new-tokens", 6)
+
+
+def test_ask_about_an_image(capsys, model):
+    status, streamed, _ = run(capsys, "ask", "--model", model, "--image", IMAGE, "--query", "What is this?", *GREEDY)
+    assert status == 0 and streamed.strip()
+    status, output, _ = run(
+        capsys, "ask", "--model", model, "--image", IMAGE, "--query", "What is this?", *GREEDY, "--json"
+    )
+    facts = json.loads(output)
+    assert facts["answer"] == streamed.strip()
+    assert (facts["vision_tokens"], facts["new_tokens"], facts["frames"]) == (1, 6, [])
+
+
+def test_ask_about_several_images_and_a_video(capsys, model, video):
+    arguments = ("--image", IMAGE, "--image", IMAGE, "--video", video, "--query", "Compare.", *GREEDY, "--json")
+    _, output, _ = run(capsys, "ask", "--model", model, *arguments)
+    facts = json.loads(output)
+    assert (facts["frames"], facts["vision_tokens"]) == ([3], 5)
+    _, output, _ = run(capsys, "ask", "--model", model, *arguments, "--num-frames", 7)
+    assert json.loads(output)["frames"] == [7]
+
+
+def test_decoding_options(capsys, model):
+    ask = ("ask", "--model", model, "--image", IMAGE, "--query", "What?", "--max-new-tokens", 6, "--json")
+    answers = {}
+    for name, options in {
+        "greedy": ("--temperature", 0),
+        "likeliest only": ("--temperature", 1, "--top-p", 1e-9),
+        "sampled": ("--temperature", 5, "--top-p", 1, "--seed", 0),
+        "sampled again": ("--temperature", 5, "--top-p", 1, "--seed", 0),
+        "beams": ("--temperature", 0, "--num-beams", 2),
+        "system": ("--temperature", 0, "--system", "Answer in rhyme."),
+    }.items():
+        answers[name] = json.loads(run(capsys, *ask, *options)[1])["answer"]
+    assert answers["greedy"] == answers["likeliest only"]
+    assert answers["sampled"] == answers["sampled again"] != answers["greedy"]
+    assert answers["system"] != answers["greedy"]
+
+
+@pytest.mark.parametrize("keep", ["key_values", "features", "none"])
+def test_chat(capsys, monkeypatch, model, video, keep):
+    """Two questions about a video; the second answer equals asking with the whole conversation."""
+    questions = iter(["What moves?\n", "And then?\n", "\n"])
+    monkeypatch.setattr(sys.stdin, "readline", lambda: next(questions), raising=False)
+    status, output, _ = run(capsys, "chat", "--model", model, "--video", video, "--keep", keep, *GREEDY)
+    assert status == 0
+    arguments = cli.build_parser().parse_args(["chat", "--model", model, "--video", video])
+    loaded, processor = cli.load(arguments)
+    options = {"do_sample": False, "max_new_tokens": 6}
+    messages = cli.first_message(arguments, "What moves?")
+    for question in ("And then?", None):
+        inputs = cli.prepare(arguments, messages, processor)
+        text, _ = cli.answer(loaded, processor, inputs, options, show=False)
+        assert text in output
+        output = output[output.index(text) + len(text) :]
+        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": question}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--image", "missing.png"), "missing.png"),
+        (("--video", "missing.mp4"), "missing.mp4"),
+        (("--video", IMAGE.replace(".png", ".txt")), "no file here"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, model, arguments, message):
+    status, output, error = run(capsys, "ask", "--model", model, "--query", "What?", *arguments)
+    assert status == 2 and not output
+    assert message in error and error.startswith("llava-mini: ") and error.count("\n") == 1
+
+
+def test_help_shows_examples_and_the_command_is_installed():
+    help_text = subprocess.run(
+        [Path(sys.executable).parent / "llava-mini", "ask", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    assert 'llava-mini ask --model DIR --image cat.jpg --query "What is the cat doing?"' in help_text
+    assert "--load-4bit" in help_text

@@ -1,0 +1,153 @@
+"""Videos a chunk at a time: the same numbers as all frames at once, bounded memory, errors with the time."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from llava_mini.video_streaming import VideoStream, prepare_streamed_inputs
+
+
+SIZE = (96, 64)
+
+
+def write_video(path: Path, num_frames: int, fps: int = 2, codec: str = "libx264", size=SIZE) -> Path:
+    """A square that moves over a changing background."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for i in range(num_frames):
+            pixels = np.full((size[1], size[0], 3), (i * 7 % 256, 80, 255 - i * 5 % 256), np.uint8)
+            left = i * 3 % (size[0] - 16)
+            pixels[8:24, left : left + 16] = 255
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("videos") / "video.mp4", 50)
+
+
+@pytest.fixture(scope="module", params=["standard", "high_resolution"])
+def parts(request, converted):
+    directory = converted(request.param)
+    return AutoModelForImageTextToText.from_pretrained(directory).eval(), AutoProcessor.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("frames_per_chunk", [1, 7, 100])
+@pytest.mark.parametrize("sampling", [{}, {"fps": 2}, {"num_frames": 9}], ids=str)
+def test_stream_equals_the_whole_video(parts, video, frames_per_chunk, sampling):
+    _, processor = parts
+    expected = processor.video_processor(str(video), **sampling)["pixel_values_videos"][0]
+    stream = VideoStream(video, processor.video_processor, **sampling, frames_per_chunk=frames_per_chunk)
+    assert stream.num_frames == len(expected)
+    assert stream.duration == 25
+    for _ in range(2):  # reading starts anew
+        chunks = list(stream)
+        assert max(map(len, chunks)) <= frames_per_chunk
+        torch.testing.assert_close(torch.cat(chunks), expected, atol=0, rtol=0)
+
+
+def test_generate_from_a_stream(parts, video):
+    model, processor = parts
+    content = [{"type": "video", "path": str(video)}, {"type": "text", "text": "What moves?"}]
+    messages = [{"role": "user", "content": content}]
+    whole = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    streamed = prepare_streamed_inputs(processor, messages, frames_per_chunk=4).to(model.device)
+    assert torch.equal(streamed["input_ids"], whole["input_ids"])
+    options = {"do_sample": False, "max_new_tokens": 8}
+    assert torch.equal(model.generate(**streamed, **options), model.generate(**whole, **options))
+    # And kept for later questions.
+    context = model.encode_visuals(pixel_values_videos=streamed["pixel_values_videos"], keep="features")
+    made = model.generate(input_ids=whole["input_ids"], vision_context=context, **options)
+    assert torch.equal(made, model.generate(**whole, **options))
+
+
+def test_images_beside_a_stream(parts, video):
+    model, processor = parts
+    image = {"type": "image", "image": "tests/golden/preprocess/image0.png"}
+    image["image"] = str(Path(__file__).parent / "golden/preprocess/image0.png")
+    content = [image, {"type": "text", "text": "Is it in"}, {"type": "video", "path": str(video)}]
+    messages = [{"role": "user", "content": content}]
+    whole = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    streamed = prepare_streamed_inputs(processor, messages)
+    assert torch.equal(streamed["input_ids"], whole["input_ids"])
+    with torch.no_grad():
+        # Frames in other chunks: float32 sums in another order.
+        torch.testing.assert_close(model(**streamed).logits, model(**whole).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_leaving_early_ends_the_worker(parts, video):
+    _, processor = parts
+    before = threading.active_count()
+    for _ in VideoStream(video, processor.video_processor, frames_per_chunk=1):
+        break
+    assert threading.active_count() == before
+
+
+def test_early_end_is_an_error_with_the_time(parts, video):
+    _, processor = parts
+    stream = VideoStream(video, processor.video_processor, fps=2)
+    stream.metadata.total_num_frames, stream.indices = 80, [*stream.indices, 79]
+    with pytest.raises(ValueError, match=r"ends early, at 25.00 s: frame 79 of 80 \(39.50 s\)"):
+        list(stream)
+
+
+def test_refusals(parts, video, tmp_path):
+    _, processor = parts
+    with pytest.raises(ValueError, match="`frames_per_chunk` is 0"):
+        VideoStream(video, processor.video_processor, frames_per_chunk=0)
+    with pytest.raises(ValueError, match="no file here"):
+        VideoStream(tmp_path / "missing.mp4", processor.video_processor)
+    with pytest.raises(ValueError, match="exclude each other"):
+        VideoStream(video, processor.video_processor, fps=1, num_frames=2)
+    messages = [{"role": "user", "content": [{"type": "video"}]}]
+    with pytest.raises(ValueError, match="has no source"):
+        prepare_streamed_inputs(processor, messages)
+
+
+MEASURE = """
+import resource, sys, torch
+import llava_mini
+from llava_mini.video_streaming import prepare_streamed_inputs
+from transformers import AutoModelForImageTextToText, AutoProcessor
+torch.set_num_threads(1)
+directory, video = sys.argv[1:]
+model = AutoModelForImageTextToText.from_pretrained(directory).eval()
+model.config.text_config.max_position_embeddings = 20000
+processor = AutoProcessor.from_pretrained(directory)
+content = [{"type": "video", "path": video}, {"type": "text", "text": "What?"}]
+inputs = prepare_streamed_inputs(processor, [{"role": "user", "content": content}])
+model.generate(**inputs, do_sample=False, max_new_tokens=2)
+frames = inputs["pixel_values_videos"][0].num_frames
+print(frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_three_hours_take_little_more_memory_than_one(converted, tmp_path):
+    """Peak memory of whole processes: 10,800 frames against 3,600, one a second."""
+    peaks = []
+    for hours in (1, 3):
+        # One picture a second, so that the file is small and every frame of it is wanted.
+        video = write_video(tmp_path / f"{hours}.mp4", hours * 3600, fps=1, codec="mpeg4", size=(64, 48))
+        command = [sys.executable, "-c", MEASURE, str(converted("standard")), str(video)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        frames, peak = map(int, output.split())
+        assert frames == hours * 3600
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 150, f"{peaks} MiB"
