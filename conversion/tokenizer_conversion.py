@@ -57,18 +57,21 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
         for name in TOKENIZER_FILES:
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, Path(folder) / name)
-        vocabulary = _load(folder, directory).get_vocab()
+        source = _load(folder, directory)
+        vocabulary = source.get_vocab()
         replaced = _choose_reserved_tokens(vocabulary)
         for token, reserved in replaced.items():
             _rename_token(Path(folder), reserved, token)
-        named = {"image_token": IMAGE_TOKEN, "video_token": VIDEO_TOKEN}
-        # The last one is a setting of old files that byte-pair tokenizers ignore, loudly.
-        options = {"padding_side": "left", "extra_special_tokens": named, "clean_up_tokenization_spaces": False}
+        options = {
+            "padding_side": "left",
+            "extra_special_tokens": {"image_token": IMAGE_TOKEN, "video_token": VIDEO_TOKEN},
+            # A setting of old files that byte-pair tokenizers ignore, loudly.
+            "clean_up_tokenization_spaces": False,
+        }
+        if source.pad_token is None:
+            pad_token = LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else source.unk_token
+            options["pad_token"] = pad_token or source.eos_token
         tokenizer = _load(folder, directory, **options)
-        if tokenizer.pad_token is None:
-            candidates = (LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else None, tokenizer.unk_token)
-            pad_token = next((token for token in candidates if token), tokenizer.eos_token)
-            tokenizer = _load(folder, directory, **options, pad_token=pad_token)
     placed = {}
     for token, token_id in ((IMAGE_TOKEN, tokenizer.image_token_id), (VIDEO_TOKEN, tokenizer.video_token_id)):
         origin = f"in the place of {replaced[token]}" if token in replaced else "added at the end"
@@ -81,10 +84,10 @@ def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
         first_line = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"The tokenizer in {source} can't be read ({first_line}): expected tokenizer.json or tokenizer.model, and "
-            "tokenizer_config.json."
-        ) from error
+        hint = "expected tokenizer.json or tokenizer.model, and tokenizer_config.json"
+        if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
+            hint = "a tokenizer.model alone takes `pip install sentencepiece protobuf` to read"
+        raise ValueError(f"The tokenizer in {source} can't be read ({first_line}): {hint}.") from error
 
 
 def _choose_reserved_tokens(vocabulary: dict[str, int]) -> dict[str, str]:
