@@ -18,10 +18,11 @@ import torch
 from transformers import GenerationConfig
 
 from checkpoint_io import LazyTensor, Tensors, atomic_directory, check_disk_space, check_output, write_checkpoint
-from config_mapping import convert_config, list_defaults
+from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from key_mapping import ignored_reason, rename_key
 from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
+from llava_mini.original_llava_mini import convert_config
 from model_layout import check_tensors, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from partial_checkpoints import read_original

@@ -15,6 +15,7 @@ from transformers.utils import is_torchvision_available
 from .configuration_llava_mini import LlavaMiniConfig
 from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
 from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, LlavaMiniPreTrainedModel
+from .original_llava_mini import LlavaMiniOriginalConfig
 from .processing_llava_mini import LlavaMiniProcessor
 from .vision_context_llava_mini import LlavaMiniVisionContext
 
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 AutoConfig.register(LlavaMiniConfig.model_type, LlavaMiniConfig, exist_ok=True)
+AutoConfig.register(LlavaMiniOriginalConfig.model_type, LlavaMiniOriginalConfig, exist_ok=True)
 AutoModel.register(LlavaMiniConfig, LlavaMiniModel, exist_ok=True)
 for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(LlavaMiniConfig, LlavaMiniForConditionalGeneration, exist_ok=True)

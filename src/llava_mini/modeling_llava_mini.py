@@ -54,6 +54,8 @@ from .vision_context_llava_mini import (
 class LlavaMiniModel(LlavaMiniPreTrainedModel):
     """LLaVA-Mini without a language modeling head: tower, compressor, projector, pre-fusion, language model."""
 
+    _modules_to_not_quantize = ("vision_tower", "compressor", "multi_modal_projector")
+
     def __init__(self, config: LlavaMiniConfig):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -190,8 +192,10 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         """
         reference = self.compressor.query
         size = units_per_chunk(self.config, reference, memory_budget)
+        # Offloaded weights are elsewhere until they are used; then accelerate moves the pixels.
+        device = None if reference.is_meta else reference.device
         for part in (part for tensor in units for part in tensor.split(size)):
-            features = self.extract_features(part.to(reference.device)) if part.ndim == 5 else part
+            features = self.extract_features(part.to(device)) if part.ndim == 5 else part
             yield self.encode_features(features, output_attentions)
 
     def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -203,6 +207,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         """Patch features `(U, K, P, Dv)` to vision tokens and what the text will read of them."""
         raster, whole = arrange_crops(self.config, features)
         compressed, attentions = self.compressor(raster, output_attentions)  # (U, CC, Dv)
+        compressed = compressed.to(raster.device)  # the tower may have a device of its own
         vision = torch.cat([raster, compressed] if whole is None else [raster, whole, compressed], dim=1)
         vision = self.multi_modal_projector(vision)  # (U, V + CC, D)
         tokens, key_values = self.prefusion(vision, num_outputs=self.config.num_image_tokens)  # (U, CC, D)
@@ -511,6 +516,7 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _modules_to_not_quantize = ("model.vision_tower", "model.compressor", "model.multi_modal_projector", "lm_head")
 
     def __init__(self, config: LlavaMiniConfig):
         super().__init__(config)

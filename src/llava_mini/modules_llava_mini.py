@@ -4,6 +4,8 @@ What LLaVA-Mini adds to a vision tower and a language model: compressor, project
 return. Shapes are in the vocabulary of `modeling_llava_mini.py`.
 """
 
+import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,11 +23,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from transformers.models.llama.modeling_llama import eager_attention_forward as text_eager_attention_forward
 from transformers.processing_utils import Unpack
+from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import TransformersKwargs
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .configuration_llava_mini import LlavaMiniConfig
 
 
+# The authors' `model_type`.
+ORIGINAL_MODEL_TYPE = "llava_mini_llama"
+# What says where on the Hub a file is.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 KeyValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
@@ -279,6 +287,45 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
     _supports_attention_backend = True
+    # What quantisation leaves alone unless it is told otherwise: the vision part, small and read by everything else.
+    _modules_to_not_quantize: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args,
+        quantization_config: QuantizationConfigMixin | dict | None = None,
+        **kwargs,
+    ):
+        """
+        As in the base class, and: the authors' checkpoints load as they are. A `quantization_config` that names no
+        modules to skip leaves the vision tower, the compressor, the projector and the head as they are.
+
+        Raises:
+            ValueError: the authors' checkpoint is incomplete, or its vision tower can't be found.
+        """
+        if quantization_config is not None:
+            kwargs["quantization_config"] = cls._skip_modules(quantization_config)
+        if pretrained_model_name_or_path is not None:
+            hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
+            if values.get("model_type") == ORIGINAL_MODEL_TYPE:
+                # Not at the top: it needs the model classes.
+                from .original_llava_mini import load_original
+
+                return load_original(cls, pretrained_model_name_or_path, values, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _skip_modules(cls, quantization_config: QuantizationConfigMixin | dict) -> QuantizationConfigMixin:
+        if isinstance(quantization_config, dict):
+            quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+        quantization_config = copy.deepcopy(quantization_config)
+        for name in ("llm_int8_skip_modules", "modules_to_not_convert"):  # bitsandbytes', everybody else's
+            if hasattr(quantization_config, name) and getattr(quantization_config, name) is None:
+                setattr(quantization_config, name, list(cls._modules_to_not_quantize))
+        return quantization_config
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
