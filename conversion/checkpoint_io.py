@@ -7,6 +7,7 @@ their shape and read their data when asked, and is written a shard at a time.
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,11 +119,14 @@ def read_weights_file(path: Path) -> Tensors:
             load = _load_safetensors
         else:
             tensors, load = _open_bin(path), _load_bin
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path} can't be read ({first_line}): it is truncated, damaged or no weights file; download it again."
-        ) from error
+        hint = "it is truncated, damaged or no weights file; download it again"
+        if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
+            hint = (
+                "it is truncated, which takes a new download, or older than PyTorch 1.6, which takes a new torch.save"
+            )
+        raise ValueError(f"{path} can't be read ({first_line}): {hint}.") from error
     if bad := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
         raise ValueError(f"{path} holds something other than tensors under {bad[0]!r}: expected a plain state dict.")
     if not tensors:
@@ -168,14 +172,22 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | str, show_progress: bool) -> None:
-    """Writes `tensors` as safetensors into `directory`, one shard in memory at a time, and their index."""
+    """
+    Writes `tensors` as safetensors into `directory`, one shard in memory at a time, and their index.
+
+    Raises:
+        ValueError: a file can't be written.
+    """
     empty = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in tensors.items()}
     plan = split_torch_state_dict_into_shards(empty, max_shard_size=max_shard_size)
     total = sum(tensor.nbytes for tensor in tensors.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc="Weights", disable=not show_progress) as bar:
         for file_name, names in plan.filename_to_tensors.items():
             shard = {name: tensors[name].load() for name in names}
-            save_file(shard, directory / file_name, metadata={"format": "pt"})
+            try:
+                save_file(shard, directory / file_name, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise ValueError(f"{directory / file_name} can't be written ({error}): is the disk full?") from error
             bar.update(sum(tensors[name].nbytes for name in names))
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}

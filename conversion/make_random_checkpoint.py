@@ -64,7 +64,7 @@ def make_checkpoint(
     output_dir: str | Path,
     scale: float = 1.0,
     dtype: torch.dtype = torch.bfloat16,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str = "2GB",
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> None:
