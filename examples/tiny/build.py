@@ -5,6 +5,7 @@ from pathlib import Path
 import questions
 import scenes
 import torch
+from pretrain_tower import tower_config
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPVisionModel, GenerationConfig, PreTrainedTokenizerFast
 
@@ -73,7 +74,7 @@ def build_model(
     vision = CLIPVisionModel.from_pretrained(tower) if tower else None
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = LlavaMiniConfig(
-        vision_config=vision.config if vision else None,
+        vision_config=vision.config if vision else tower_config(),
         text_config={
             "model_type": "llama",
             "vocab_size": len(tokenizer),
@@ -88,7 +89,8 @@ def build_model(
         image_token_id=processor.image_token_id,
         video_token_id=processor.video_token_id,
         compressor_size=processor.compressor_size,
-        compressor_num_attention_heads=4,
+        # The number in the authors' code, so that the model can be written in their layout.
+        compressor_num_attention_heads=8,
         num_prefusion_layers=num_prefusion_layers,
         vision_feature_layer=-1,
     )

@@ -72,9 +72,11 @@ def main():
     results = evaluate(arguments.model, arguments.per_type, arguments.seed, arguments.types)
     print(to_table(results))
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    print(f"\nfloat32, {platform.machine()} CPU, 1 thread, {versions}; {time.time() - started:.0f} s in all")
+    conditions = f"float32, {platform.machine()} CPU, 1 thread, {versions}"
+    print(f"\n{conditions}; {time.time() - started:.0f} s in all")
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        measured = {"conditions": conditions, "per_type": arguments.per_type, "results": results}
+        arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """
-Saves a trained model as it is shipped: float16 weights that load as float32.
+Saves a trained model as it is shipped: float16 weights that load as float32, and a card with the measured numbers.
 
     python examples/tiny/export.py --model runs/tiny/final --output examples/tiny/checkpoint
+    python examples/tiny/evaluate.py --per_type 200 --json examples/tiny/results.json
+    python examples/tiny/export.py --card examples/tiny/results.json
 """
 
 import argparse
@@ -9,8 +11,13 @@ import json
 from pathlib import Path
 
 import torch
+from evaluate import to_table
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+
+
+# Types below are not claimed.
+CLAIM_BOUND = 0.8
 
 
 def export(model: Path, output: Path):
@@ -24,12 +31,42 @@ def export(model: Path, output: Path):
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def write_card(checkpoint: Path, measured: dict):
+    """The model card, its numbers from the checkpoint and from what evaluate.py measured."""
+    model = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
+    config, results = model.config, measured["results"]
+    claims, rest = ({}, {})
+    for kind, result in results.items():
+        (claims if result["right"] / result["n"] >= CLAIM_BOUND else rest)[kind] = result
+    card = (Path(__file__).parent / "card_template.md").read_text().format(
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        megabytes=(checkpoint / "model.safetensors").stat().st_size / 1e6,
+        vocabulary=config.text_config.vocab_size,
+        vision_layers=config.num_vision_layers,
+        compressor_size=config.compressor_size,
+        resolution_ratio=config.resolution_ratio,
+        prefusion=config.num_prefusion_layers,
+        llm=config.text_config.num_hidden_layers,
+        width=config.text_config.hidden_size,
+        conditions=measured["conditions"],
+        per_type=measured["per_type"],
+        claims=to_table(claims),
+        bound=CLAIM_BOUND,
+        rest=to_table(rest) if rest else "Nothing of what was measured.",
+    )  # fmt: skip
+    (checkpoint / "README.md").write_text(card)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="a finished phase of train_tiny.py")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoint")
+    parser.add_argument("--card", type=Path, help="what evaluate.py wrote with --json")
     arguments = parser.parse_args()
-    export(arguments.model, arguments.output)
+    if arguments.model:
+        export(arguments.model, arguments.output)
+    if arguments.card:
+        write_card(arguments.output, json.loads(arguments.card.read_text()))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Trains the small model: phases of `recipe.json` one after another, each from the
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -14,10 +15,15 @@ from build import build_model, build_processor
 from muon import MuonWithAdamW, split_parameters
 from packing import IGNORED, Mix, PackedBatches
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini.modules_llava_mini import LlavaMiniVisionOutput
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from llava_mini_trainer import LlavaMiniTrainer, LlavaMiniTrainingArguments  # noqa: E402
+from model_setup import freeze  # noqa: E402
 
 
 def repeat_units(output: LlavaMiniVisionOutput, sizes: list[int], count: int) -> LlavaMiniVisionOutput:
@@ -30,7 +36,7 @@ def repeat_units(output: LlavaMiniVisionOutput, sizes: list[int], count: int) ->
     return LlavaMiniVisionOutput(pooler_output=tokens, prefusion_key_values=key_values)
 
 
-class TinyTrainer(Trainer):
+class TinyTrainer(LlavaMiniTrainer):
     """
     What differs from the training of large models: Muon, several questions a picture, the loss averaged over answers
     (else captions would outweigh one-word answers), and accuracy by question type on the way.
@@ -51,6 +57,8 @@ class TinyTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict, **kwargs) -> torch.Tensor:
         """Mean over answers of the mean over an answer's tokens."""
         types, labels = inputs.pop("types"), inputs.pop("labels")
+        if not inputs["text_fusion_mask"].any():
+            types = [f"{kind}, token only" for kind in types]
         inputs["mm_encoder_outputs"] = self.encode(model, inputs, len(labels))
         is_answer = labels[:, 1:] != IGNORED
         # The head runs on answers alone.
@@ -99,8 +107,9 @@ def run_phase(
     model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, phase: dict, output: Path, seed: int
 ):
     """Trains through one phase of the recipe and saves the result in `output`."""
-    model.model.vision_tower.requires_grad_(False)
-    arguments = TrainingArguments(
+    # Stage 2, but the embedding table trains too: there is no language model to start from.
+    freeze(model, train_embeddings=True)
+    arguments = LlavaMiniTrainingArguments(
         output_dir=output / "trainer",
         max_steps=phase["steps"],
         per_device_train_batch_size=1,
@@ -113,7 +122,6 @@ def run_phase(
         report_to=[],
         use_cpu=True,
         dataloader_num_workers=0,
-        remove_unused_columns=False,
         disable_tqdm=True,
         seed=seed,
     )

@@ -1,0 +1,98 @@
+"""
+The paper's claim in miniature: the small model with and without pre-fusion at equal size, and with 1, 4 and 16 vision
+tokens, each from several seeds, on shapes alone. Writes a table and a plot.
+
+    python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from build import build_model, build_processor
+from evaluate import evaluate
+from train_tiny import run_phase
+
+
+# Pre-fusion layers and language model layers; equally many parameters in all.
+VARIANTS = {
+    "no pre-fusion, C = 1": {"compressor_size": 1, "num_prefusion_layers": 0, "num_llm_layers": 5},
+    "no pre-fusion, C = 2": {"compressor_size": 2, "num_prefusion_layers": 0, "num_llm_layers": 5},
+    "no pre-fusion, C = 4": {"compressor_size": 4, "num_prefusion_layers": 0, "num_llm_layers": 5},
+    "pre-fusion, C = 1": {"compressor_size": 1, "num_prefusion_layers": 3, "num_llm_layers": 2},
+    "pre-fusion, C = 2": {"compressor_size": 2, "num_prefusion_layers": 3, "num_llm_layers": 2},
+    "pre-fusion, C = 4": {"compressor_size": 4, "num_prefusion_layers": 3, "num_llm_layers": 2},
+}
+TYPES = ["background", "colour", "shape", "size", "count"]
+MIX = {"scenes": {"1": 1, "2": 2}, "types": {"relation": 0.0, "yes/no": 0.0, "position": 0.0}, "blind": 0.0}
+
+
+def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per_type: int) -> dict[str, float]:
+    """Trains one variant and returns its exact match by type."""
+    torch.manual_seed(seed)
+    options = dict(VARIANTS[name])
+    processor = build_processor(options.pop("compressor_size"))
+    model = build_model(processor, tower, **options)
+    phase = {"name": "ablation", "steps": steps, "lr": 2e-3, "muon_lr": 0.02, "schedule": "linear", "mix": MIX}
+    output = folder / f"{name} {seed}".replace(" ", "_").replace(",", "").replace("=", "")
+    run_phase(model, processor, phase, output, seed)
+    results = evaluate(output, per_type, seed=2, types=TYPES)
+    return {kind: result["right"] / result["n"] for kind, result in results.items()}
+
+
+def to_table(scores: dict[str, list[dict[str, float]]]) -> str:
+    """Mean over seeds, with the lowest and the highest."""
+    lines = ["| variant | " + " | ".join(TYPES) + " |", "|---" * (len(TYPES) + 1) + "|"]
+    for name, runs in scores.items():
+        cells = []
+        for kind in TYPES:
+            values = [run[kind] for run in runs]
+            cells.append(f"{sum(values) / len(values):.2f} ({min(values):.2f}-{max(values):.2f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(scores: dict[str, list[dict[str, float]]], path: Path):
+    """Every seed as a dot."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, runs) in enumerate(scores.items()):
+        for run in runs:
+            places = [j + (i - len(scores) / 2) * 0.1 for j in range(len(TYPES))]
+            label = name if run is runs[0] else None
+            axis.plot(places, [run[kind] for kind in TYPES], "o", color=f"C{i}", label=label, markersize=4)
+    axis.set_xticks(range(len(TYPES)), TYPES)
+    axis.set_ylabel("exact match")
+    axis.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tower", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the trained models go")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--per_type", type=int, default=100)
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    scores: dict[str, list[dict[str, float]]] = {}
+    # All variants of a seed before the next one, so that an interrupted run still compares equals.
+    for seed in range(arguments.seeds):
+        for name in arguments.variants:
+            run = run_variant(name, seed, arguments.tower, arguments.runs, arguments.steps, arguments.per_type)
+            scores.setdefault(name, []).append(run)
+            (arguments.output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+            (arguments.output / "table.md").write_text(to_table(scores) + "\n")
+    print(to_table(scores))
+    plot(scores, arguments.output / "scores.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""examples/tiny: deterministic pictures, packed batches that change nothing, and the shipped checkpoint's answers."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+import questions
+import scenes
+from build import build_model, build_processor
+from evaluate import evaluate
+from make_data import make_records, sample_question
+from muon import MuonWithAdamW, orthogonalize
+from packing import IGNORED, Mix, PackedBatches, sample_scene
+from pretrain_tower import IGNORED as NO_LABEL
+from pretrain_tower import PATCH_CENTRES, label_patches
+from train_tiny import TinyTrainer
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+
+TINY = Path(__file__).parents[1] / "examples" / "tiny"
+CHECKPOINT = TINY / "checkpoint"
+MIX = Mix({"1": 1, "2": 1, "number": 1, "digit": 1}, pictures=4, questions=3, clips=2, clip_questions=2)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor()
+
+
+@pytest.fixture(scope="module")
+def model(processor):
+    torch.manual_seed(0)
+    return build_model(processor, tower=None).eval()
+
+
+def test_pictures_are_deterministic(tmp_path):
+    for name in "ab":
+        make_records(tmp_path / name, "test", 2, seed=3, types=["colour", "digit", "video order"])
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.png"))
+    assert len(files) == 4
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert len(list((tmp_path / "a").rglob("*.mp4"))) == 2
+
+
+def test_splits_do_not_meet():
+    rng = random.Random(0)
+    for _ in range(200):
+        assert scenes.sample_digit(rng, "train").digit < scenes.NUM_TRAIN_DIGITS
+        assert scenes.sample_digit(rng, "test").digit >= scenes.NUM_TRAIN_DIGITS
+        shape = scenes.sample_shapes(rng, 1).shapes[0]
+        assert (shape.colour, shape.kind) not in scenes.UNSEEN_PAIRS
+        shape = scenes.sample_shapes(rng, 1, pairs="unseen").shapes[0]
+        assert (shape.colour, shape.kind) in scenes.UNSEEN_PAIRS
+        frames = scenes.sample_clip(rng).all_frames()
+        assert not {(s.colour, s.kind) for frame in frames for s in frame.shapes} & set(scenes.UNSEEN_PAIRS)
+
+
+@pytest.mark.parametrize("kind", list(questions.CHANCE))
+def test_every_type_has_questions(kind):
+    answers = set()
+    for i in range(40):
+        _, question = sample_question(kind, "test", random.Random(f"{kind} {i}"))
+        assert question.type == kind
+        answers.add(question.answer)
+    assert len(answers) > 1
+
+
+def test_yes_and_no_are_equally_frequent():
+    rng = random.Random(0)
+    for kind in ("yes/no", "relation"):
+        given = [sample_question(kind, "test", rng)[1].answer for _ in range(1000)]
+        assert abs(given.count("yes") - given.count("no")) < 100
+
+
+def test_patch_labels():
+    shape = scenes.Shape("star", "red", "large", x=21.0, y=35.0, radius=14.0)
+    labels, positions = label_patches(scenes.Scene("white", [shape]))
+    inside = labels["kind"] > 0
+    assert inside.sum() == 9  # three by three patches around the one that holds the centre
+    assert set(labels["kind"][inside]) == {1 + scenes.KINDS.index("star")}
+    assert PATCH_CENTRES[labels["centre"].argmax()].tolist() == [21.0, 35.0]
+    assert np.allclose(positions[inside], [21 / 84, 35 / 84]) and np.isnan(positions[~inside]).all()
+    shape.radius = 11.0  # neither small nor large
+    labels, _ = label_patches(scenes.Scene("white", [shape]))
+    assert NO_LABEL in labels["size"]
+
+
+def test_orthogonalize():
+    for shape in ((3, 16, 48), (3, 48, 16)):
+        singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert singular.min() > 0.5 and singular.max() < 1.3
+
+
+def test_muon_with_adamw_minimises():
+    target = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    matrix, vector = torch.nn.Parameter(torch.zeros(8, 8)), torch.nn.Parameter(torch.zeros(8))
+    optimizer = MuonWithAdamW([{"params": [matrix], "use_muon": True, "lr": 0.03}, {"params": [vector], "lr": 0.03}])
+    for _ in range(300):
+        loss = (matrix + vector - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01
+
+
+def test_packed_batches_are_the_processors_inputs(processor):
+    """Ids, labels and pixels as the processor makes them from the same chat."""
+    batch = PackedBatches(processor, MIX, "x").image_batch(random.Random(0), is_caption=False)
+    text = processor.decode(batch["input_ids"][0][batch["attention_mask"][0].bool()])
+    question, answer = text.removeprefix("<s>user:<image>\n").removesuffix("</s>").split("\nassistant: ")
+    picture = scenes.draw(sample_scene(MIX, random.Random(0)))
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": picture},
+                                     {"type": "text", "text": question}]},
+        {"role": "assistant", "content": answer},
+    ]  # fmt: skip
+    inputs = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+    )
+    length = inputs["input_ids"].shape[1]
+    assert torch.equal(batch["input_ids"][:1, :length], inputs["input_ids"])
+    assert torch.equal(batch["labels"][0, :length] != IGNORED, inputs["assistant_masks"][0].bool())
+    torch.testing.assert_close(batch["pixel_values"][:1], inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("is_blind", [False, True])
+def test_packing_changes_no_number(processor, model, kind, is_blind):
+    """Questions that share a picture's encoded vision side get the logits of rows with a picture each."""
+    batches = PackedBatches(processor, replace(MIX, blind=float(is_blind), blind_video=float(is_blind)), "x")
+    rng = random.Random(1)
+    batch = batches.video_batch(rng) if kind == "video" else batches.image_batch(rng, is_caption=False)
+    batch.pop("types"), batch.pop("labels")
+    assert batch["text_fusion_mask"].any() != is_blind
+    rows = len(batch["input_ids"])
+    each = dict(batch)
+    for name in ("pixel_values", "pixel_values_videos", "video_num_frames"):
+        if name in each:
+            each[name] = each[name].repeat_interleave(rows // len(each[name]), dim=0)
+    with torch.no_grad():
+        expected = model(**each).logits
+        encoded = TinyTrainer.encode(None, model, batch, rows)
+        torch.testing.assert_close(model(**batch, mm_encoder_outputs=encoded).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.exists(), reason="no trained checkpoint in this checkout")
+
+
+@needs_checkpoint
+def test_checkpoint_loads_with_the_auto_classes():
+    assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) < 8e6
+    model, info = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.dtype == torch.float32
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    assert processor.image_token_id == model.config.image_token_id
+    assert processor.chat_template == (TINY / "chat_template.jinja").read_text()
+
+
+@needs_checkpoint
+@pytest.mark.parametrize("kind", ["background"])
+def test_answers_are_right(kind):
+    """Fixed held-out pictures, through pipeline(), greedily."""
+    result = evaluate(CHECKPOINT, 40, seed=1, types=[kind])[kind]
+    assert result["right"] / result["n"] >= 0.9
+
+
+@needs_checkpoint
+def test_card_holds_the_measured_numbers():
+    """The card's table is the one that evaluate.py wrote, not somebody's memory of it."""
+    card = (CHECKPOINT / "README.md").read_text()
+    for kind, result in json.loads((TINY / "results.json").read_text())["results"].items():
+        assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
