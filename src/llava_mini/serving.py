@@ -1,0 +1,49 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""`llava-mini serve`: transformers' own server, told about LLaVA-Mini."""
+
+import argparse
+from collections.abc import Sequence
+
+from transformers.cli.serve import Serve
+from transformers.models.auto import modeling_auto
+from transformers.utils.import_utils import is_serve_available
+
+from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
+
+
+def add_serve_parser(commands: argparse._SubParsersAction):
+    """Adds `serve` to a command line; its options are those of `transformers serve`, which parses them itself."""
+    text = "run transformers' server (OpenAI's protocol) for a converted checkpoint"
+    # No character starts an option here, so that all of them, --help included, get through.
+    command = commands.add_parser("serve", help=text, add_help=False, prefix_chars=" ")
+    command.add_argument("options", nargs=argparse.REMAINDER)
+    command.set_defaults(function=lambda arguments: serve(arguments.options))
+
+
+def serve(options: Sequence[str]):
+    """
+    Runs `transformers serve` with LLaVA-Mini among the models it knows; ends with the process.
+
+    Args:
+        options (`list[str]`): as for `transformers serve`: a checkpoint, `--host`, `--port`, ...
+
+    Raises:
+        ImportError: the server's packages are missing.
+    """
+    if not is_serve_available():
+        raise ImportError("The server needs more packages: `pip install 'llava-mini-hf[serve]'`.")
+    import typer
+
+    register()
+    app = typer.Typer(add_completion=False)
+    app.command(help="transformers' server, with LLaVA-Mini among the models it knows.")(Serve)
+    app(args=list(options), prog_name="llava-mini serve")
+
+
+def register():
+    """Puts our class where the server looks up what a model can do; the Auto classes know it already."""
+    for names in (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    ):
+        names[LlavaMiniConfig.model_type] = LlavaMiniForConditionalGeneration.__name__
