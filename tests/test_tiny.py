@@ -25,6 +25,9 @@ from pretrain_tower import PATCH_CENTRES, label_patches
 from train_tiny import TinyTrainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from convert_llava_mini_weights_to_hf import convert
+from to_original import to_original
+
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
 CHECKPOINT = TINY / "checkpoint"
@@ -172,6 +175,28 @@ def test_answers_are_right(kind):
     """Fixed held-out pictures, through pipeline(), greedily."""
     result = evaluate(CHECKPOINT, 40, seed=1, types=[kind])[kind]
     assert result["right"] / result["n"] >= 0.9
+
+
+@needs_checkpoint
+def test_checkpoint_survives_the_authors_layout(tmp_path):
+    """The converter end to end on trained weights: there and back without a changed number."""
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT).eval()
+    model.model.vision_tower.save_pretrained(tmp_path / "tower")
+    to_original(CHECKPOINT, tmp_path / "original", vision_tower=str(tmp_path / "tower"))
+    convert(tmp_path / "original", tmp_path / "back")
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path / "back", dtype=torch.float32).eval()
+    scene, question = sample_question("colour", "test", random.Random(0))
+    content = [{"type": "image", "image": scenes.draw(scene)}, {"type": "text", "text": question.text}]
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        assert torch.equal(back(**inputs).logits, model(**inputs).logits)
 
 
 @needs_checkpoint

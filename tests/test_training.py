@@ -9,14 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conversation_data import IGNORED, CaptionCollator, ConversationCollator, ConversationDataset, to_messages
 from llava_mini_trainer import LlavaMiniTrainer, LlavaMiniTrainingArguments, ModalityLengthSampler
 from model_setup import build_llava, freeze, initialise_prefusion, load_part
 from PIL import Image
+from prepare import main as prepare
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from train import PROJECTOR_FILE, main
-from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPImageProcessor,
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from key_mapping import rename_key
 from llava_mini import (
@@ -385,6 +393,18 @@ def test_lora(media, checkpoint, tmp_path):
         torch.testing.assert_close(again(**batch).logits, trainer.model.eval()(**batch).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_qlora(media, checkpoint, tmp_path):
+    """4-bit layers in the language model alone: transformers ignores abbreviated names of what to leave out."""
+    pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    options = ["--lora_rank", "4", "--lora_alpha", "8", "--quantize", "true", "--max_steps", "6"]
+    trainer = main(arguments(media, checkpoint, tmp_path / "qlora", *options, "--lr_scheduler_type", "constant"))
+    assert losses(trainer)[-1] < losses(trainer)[0]
+    quantized = {name for name, p in trainer.model.named_parameters() if p.dtype == torch.uint8}
+    assert len(quantized) == 7 * 2, "seven matrices in each of two layers"
+    assert all("language_model" in name for name in quantized)
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_accumulation(media, checkpoint, tmp_path):
     data = media / "eight.json"
@@ -406,6 +426,55 @@ def test_two_processes_are_one_with_twice_the_accumulation(media, checkpoint, tm
     for name, value in one.model.state_dict().items():
         if name in two:
             torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_accelerate_configurations():
+    """They can't be run without GPUs; at least the classes to shard exist under these names."""
+    folder = ROOT / "examples" / "training" / "accelerate"
+    fsdp = yaml.safe_load((folder / "fsdp2.yaml").read_text())
+    names = set(fsdp["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"].split(","))
+    assert names <= {type(module).__name__ for module in LlavaMiniForConditionalGeneration(tiny_config()).modules()}
+    assert yaml.safe_load((folder / "zero3.yaml").read_text())["deepspeed_config"]["zero_stage"] == 3
+
+
+def test_prepare_puts_the_parts_together(checkpoint, tmp_path):
+    """A language model and a tower of their own, as anybody has them, to a model that trains."""
+    whole = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
+    processor = make_processor()
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=processor.tokenizer.backend_tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    plain.save_pretrained(tmp_path / "llm")
+    llm = LlamaForCausalLM(whole.config.text_config)
+    llm.save_pretrained(tmp_path / "llm")
+    tower = CLIPVisionModel(whole.config.vision_config)
+    tower.save_pretrained(tmp_path / "tower")
+    CLIPImageProcessor().save_pretrained(tmp_path / "tower")
+    options = {
+        "language_model": tmp_path / "llm",
+        "vision_tower": tmp_path / "tower",
+        "chat_template": ROOT / "examples" / "tiny" / "chat_template.jinja",
+        "output": tmp_path / "made",
+        "compressor_size": 2,
+        "resolution_ratio": 2,
+        "num_prefusion_layers": 2,
+        "compressor_num_attention_heads": 4,
+        "prefusion": "llm",
+        "dtype": "float32",
+    }
+    prepare([str(part) for name, value in options.items() for part in (f"--{name}", value)])
+    made = AutoModelForImageTextToText.from_pretrained(tmp_path / "made")
+    assert torch.equal(made.lm_head.weight, llm.lm_head.weight)
+    for ours, theirs in zip(made.model.prefusion.layers, llm.model.layers):
+        assert torch.equal(ours.mlp.up_proj.weight, theirs.mlp.up_proj.weight)
+    kept = made.model.vision_tower.state_dict()
+    assert len(kept) and all(torch.equal(kept[name], tower.state_dict()[name]) for name in kept)
+    collator = ConversationCollator(LlavaMiniProcessor.from_pretrained(tmp_path / "made"))
+    picture = {"image": Image.new("RGB", (50, 40), "red"), "conversations": turns("<image>\nColour?", "red")}
+    batch = collator([to_messages(picture)])
+    assert batch["pixel_values"].shape == (1, 5, 3, SIZE, SIZE)
+    assert (batch["input_ids"] == made.config.image_token_id).sum() == 4
+    assert made(**batch).loss.isfinite()
 
 
 def test_load_part_names_what_is_missing(checkpoint, tmp_path):

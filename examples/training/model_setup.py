@@ -137,9 +137,11 @@ def freeze(model: PreTrainedModel, train_embeddings: bool = False, projector_onl
     gradient in the authors' code either; `train_embeddings` trains it (for new tokens, or from scratch).
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = "multi_modal_projector" in name or not projector_only
+        trains = "multi_modal_projector" in name or not projector_only
         if "vision_tower" in name or ("embed_tokens" in name and not train_embeddings):
-            parameter.requires_grad = False
+            trains = False
+        # Quantized weights can't train.
+        parameter.requires_grad_(trains and parameter.is_floating_point())
 
 
 def quantization(dtype: torch.dtype) -> BitsAndBytesConfig:
