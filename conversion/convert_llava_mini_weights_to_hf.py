@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from checkpoint_io import LazyTensor, Tensors, atomic_directory, check_disk_space, check_output, write_checkpoint
 from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
+from hub import prepare_repository, push_to_hub, read_facts
 from key_mapping import ignored_reason, rename_key
 from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from llava_mini.original_llava_mini import convert_config
@@ -210,9 +211,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--to-original", action="store_true", help="the other way: INPUT is a converted or fine-tuned model"
     )
+    parser.add_argument("--push-to-hub", metavar="REPO", help="also upload the result, with its code and a model card")
+    parser.add_argument("--card-facts", type=Path, metavar="FILE", help="what the card says, see model_cards/")
     parser.add_argument("--max-shard-size", default=MAX_SHARD_SIZE, metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if there is something in it")
     options = parser.parse_args(arguments)
+    if options.to_original and options.push_to_hub:
+        parser.error("--push-to-hub is for converted checkpoints, not for the authors' layout")
     common = {
         "vision_tower": options.vision_tower,
         "overwrite": options.overwrite,
@@ -233,6 +238,9 @@ def main(arguments: list[str] | None = None) -> int:
                 expected=options.expected,
                 **common,
             )
+        if options.push_to_hub:
+            prepare_repository(options.output, options.push_to_hub, read_facts(options.push_to_hub, options.card_facts))
+            print(f"Uploaded: {push_to_hub(options.output, options.push_to_hub)}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

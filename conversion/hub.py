@@ -74,6 +74,21 @@ class CardFacts:
     image: str = "picture.png"
 
 
+def read_facts(repository: str, path: Path | None) -> CardFacts:
+    """
+    What the card of `repository` says: the JSON file at `path`, or the repository's name alone.
+
+    Raises:
+        ValueError: the file says something that no card has, or lacks the title.
+    """
+    if path is None:
+        return CardFacts(title=repository.split("/")[-1])
+    try:
+        return CardFacts(**json.loads(path.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} describes no model card ({error}): see those in model_cards/.") from error
+
+
 def count_weights(folder: Path) -> tuple[int, int]:
     """Parameters and bytes of the weight files."""
     parameters = 0
@@ -179,10 +194,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--prepare-only", action="store_true", help="write code and card, upload nothing")
     arguments = parser.parse_args(argv)
-    facts = CardFacts(title=arguments.repository.split("/")[-1])
-    if arguments.facts:
-        facts = CardFacts(**json.loads(arguments.facts.read_text()))
     try:
+        facts = read_facts(arguments.repository, arguments.facts)
         prepare_repository(arguments.folder, arguments.repository, facts)
         if not arguments.prepare_only:
             print(push_to_hub(arguments.folder, arguments.repository, arguments.private))

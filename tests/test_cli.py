@@ -109,3 +109,23 @@ def test_help_shows_examples_and_the_command_is_installed():
     ).stdout
     assert 'llava-mini ask --model DIR --image cat.jpg --query "What is the cat doing?"' in help_text
     assert "--load-4bit" in help_text
+
+
+@pytest.mark.parametrize("option", ["--load-8bit", "--load-4bit"])
+def test_quantised(capsys, model, option):
+    pytest.importorskip("bitsandbytes", reason="quantised loading needs the extra bitsandbytes")
+    status, output, error = run(
+        capsys,
+        "ask",
+        "--model",
+        model,
+        "--image",
+        IMAGE,
+        "--query",
+        "What is this?",
+        *GREEDY,
+        option,
+        "--device",
+        "cpu",
+    )
+    assert status == 0 and output.strip(), error

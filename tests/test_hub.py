@@ -20,9 +20,10 @@ WITHOUT_PACKAGE = "import sys; sys.modules['llava_mini'] = None\n"
 PUSH = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "conversion")!r})
-import hub
-sys.exit(hub.main(sys.argv[1:]))
+from convert_llava_mini_weights_to_hf import main
+sys.exit(main(sys.argv[1:]))
 """
+ORIGINAL = Path(__file__).parent / "golden/standard/original"
 LOAD = """
 import sys, torch
 from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor, pipeline
@@ -71,7 +72,7 @@ def test_push_and_load_without_the_package(folder, tmp_path):
     with hub.serve() as address:
         home = tmp_path / "pusher"
         home.mkdir()
-        result = run(PUSH, folder, REPOSITORY, home=home, HF_ENDPOINT=address)
+        result = run(PUSH, ORIGINAL, home / "converted", "--push-to-hub", REPOSITORY, home=home, HF_ENDPOINT=address)
         assert result.returncode == 0, result.stderr[-3000:]
         assert f"/{REPOSITORY}/commit/" in result.stdout
         assert {*CODE_FILES, "README.md", "config.json", "model.safetensors"} <= hub.files[REPOSITORY].keys()
@@ -88,11 +89,14 @@ def test_refusals(folder, tmp_path, capsys):
     hub = LocalHub()
     hub.refuse = True
     with hub.serve() as address:
-        result = run(PUSH, folder, REPOSITORY, home=tmp_path, HF_ENDPOINT=address)
+        result = run(PUSH, ORIGINAL, tmp_path / "new", "--push-to-hub", REPOSITORY, home=tmp_path, HF_ENDPOINT=address)
     assert result.returncode == 2
     assert "error: The Hub refuses" in result.stderr and "hf auth login" in result.stderr
     assert main([str(tmp_path), REPOSITORY, "--prepare-only"]) == 2
     assert "has no config.json" in capsys.readouterr().err
+    (tmp_path / "facts.json").write_text('{"titel": "typo"}')
+    assert main([str(folder), REPOSITORY, "--facts", str(tmp_path / "facts.json"), "--prepare-only"]) == 2
+    assert "describes no model card" in capsys.readouterr().err
 
 
 def test_card_is_filled_and_its_snippet_runs(folder, tmp_path, monkeypatch):

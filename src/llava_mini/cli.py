@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
+from llava_mini.serving import add_serve_parser
 from llava_mini.video_streaming import prepare_streamed_inputs
 
 
@@ -29,6 +30,7 @@ examples:
   llava-mini ask --model DIR --image before.png --image after.png --query "What has changed?"
   llava-mini ask --model DIR --video holiday.mp4 --query "Where are they going?" --json
   llava-mini chat --model DIR --video lecture.mp4 --keep features
+  llava-mini serve DIR --port 8000
 """
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -51,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(function=function)
         _add_common_arguments(command)
+    add_serve_parser(commands)
     ask_parser, chat_parser = commands.choices["ask"], commands.choices["chat"]
     ask_parser.add_argument("--query", required=True, help="the question")
     ask_parser.add_argument("--json", action="store_true", help="print one JSON object instead of the answer alone")
