@@ -4,7 +4,6 @@
 import argparse
 from collections.abc import Sequence
 
-from transformers.cli.serve import Serve
 from transformers.models.auto import modeling_auto
 from transformers.utils.import_utils import is_serve_available
 
@@ -32,7 +31,9 @@ def serve(options: Sequence[str]):
     """
     if not is_serve_available():
         raise ImportError("The server needs more packages: `pip install 'llava-mini-hf[serve]'`.")
+    # Not at the top: the command line would take longer to start for `ask` as well.
     import typer
+    from transformers.cli.serve import Serve
 
     register()
     app = typer.Typer(add_completion=False)
