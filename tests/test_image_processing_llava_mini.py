@@ -126,24 +126,24 @@ def test_pillow_modes_are_converted_as_by_the_authors(processor_class, photo, mo
 
 
 @both_backends
-def test_transparency_is_dropped(processor_class, photo, recwarn):
+@pytest.mark.filterwarnings("error")
+def test_transparency_is_dropped(processor_class, photo):
     clear = photo.copy()
     clear.putalpha(0)
     palette = photo.quantize(16)
+    expected = pixels_of(processor_class, [photo, palette])
+    # Several transparent colours, about which Pillow warns when it makes RGB of them.
     palette.info["transparency"] = bytes(range(16))
-    expected = pixels_of(processor_class, [photo, palette.convert("RGB")])
-    recwarn.clear()
     torch.testing.assert_close(pixels_of(processor_class, [clear, palette]), expected, atol=0, rtol=0)
-    rgba = np.asarray(clear)
-    torch.testing.assert_close(pixels_of(processor_class, rgba), expected[:1], atol=0, rtol=0)
-    assert not recwarn.list
+    torch.testing.assert_close(pixels_of(processor_class, np.asarray(clear)), expected[:1], atol=0, rtol=0)
 
 
 @both_backends
 @pytest.mark.parametrize("dtype", ["<u2", ">u2", "int32"])
 def test_16_bit_grey_is_scaled_and_not_clipped(processor_class, photo, dtype, tmp_path):
     grey = np.asarray(photo.convert("L"))
-    image = PIL.Image.fromarray((grey.astype(np.uint16) * 257).astype(dtype))
+    # Up to half a step off, which rounding has to undo.
+    image = PIL.Image.fromarray((grey.astype(np.uint16) * 257 + 100).astype(dtype))
     assert image.mode in ("I;16", "I;16B", "I")
     expected = pixels_of(processor_class, PIL.Image.fromarray(grey))
     torch.testing.assert_close(pixels_of(processor_class, image), expected, atol=0, rtol=0)

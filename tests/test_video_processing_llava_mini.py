@@ -2,6 +2,7 @@
 """Video processor: the authors' pixels and frame indices, and every kind of file, each written here with PyAV."""
 
 import base64
+import io
 import json
 from fractions import Fraction
 from functools import partial
@@ -52,7 +53,7 @@ def write_sound(path, has_cover=False):
         if has_cover:
             cover = container.add_stream("mjpeg", rate=1)
             cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
-            cover.disposition = av.stream.Disposition.attached_pic
+            cover.disposition = av.stream.Disposition.attached_pic.value
             container.mux(cover.encode(av.VideoFrame.from_ndarray(grey_frames(1)[0], format="rgb24")))
             container.mux(cover.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -114,7 +115,8 @@ def test_a_default_number_of_frames_gives_way_to_fps(video):
 def test_less_than_a_second_gives_one_frame(tmp_path):
     assert frame_indices(write_video(tmp_path / "short.mp4", grey_frames(7))) == [3]
     assert frame_indices(write_video(tmp_path / "one.mp4", grey_frames(1))) == [0]
-    assert frame_indices(write_video(tmp_path / "one.mp4", grey_frames(1)), fps=2) == [0]
+    # Where there is one frame only, its rate plays no part.
+    assert LlavaMiniVideoProcessor().sample_frames(VideoMetadata(1), fps=2).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,9 @@ def test_files_that_break_off(tmp_path, caplog):
     whole = processor(content, fps=10, return_metadata=True)["video_metadata"][0]
     assert whole.total_num_frames == 30 and not caplog.records
     (metadata,) = processor(content[: len(content) // 2], return_metadata=True)["video_metadata"]
-    assert 8 <= metadata.total_num_frames <= 15 and max(metadata.frames_indices) < metadata.total_num_frames
+    with av.open(io.BytesIO(content[: len(content) // 2])) as container:
+        whole_packets = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux())
+    assert 8 <= metadata.total_num_frames == whole_packets and max(metadata.frames_indices) < whole_packets
     assert "cut off" in caplog.text
     caplog.clear()
     # The index of an MP4 file is at its end unless asked otherwise; without it nothing can be found.
