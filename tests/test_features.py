@@ -7,11 +7,13 @@ from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
     BitsAndBytesConfig,
+    Cache,
     CompileConfig,
     QuantizedCache,
     StaticCache,
     TorchAoConfig,
 )
+from transformers.cache_utils import QuantizedLayer
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
 from tiny import IMAGE_ID, VIDEO_ID, collate, make_row, make_rows, tiny_model
@@ -168,13 +170,32 @@ def test_lora_save_load_merge(model, directory, inputs, tmp_path):
     assert torch.equal(run(again, inputs), run(merged, inputs))
 
 
-def test_quantized_cache(model):
-    """Eight bits a key and value change scores a little; what the model is fed from its cache stays what it was fed."""
+class RoundedLayer(QuantizedLayer):
+    """A quantised layer without a library: 16 bits a number, one scale a token and head."""
+
+    def _quantize(self, tensor, axis):
+        scale = tensor.abs().amax(-1, keepdim=True).clamp(min=1e-6) / 32767
+        return (tensor / scale).round().to(torch.int16), scale
+
+    def _dequantize(self, quantized):
+        rounded, scale = quantized
+        return rounded * scale
+
+
+def quantized_cache(kind, config):
+    if kind == "rounded":
+        return Cache(layers=[RoundedLayer(residual_length=2) for _ in range(config.num_hidden_layers)])
     pytest.importorskip("hqq", reason="hqq is not installed, and optimum-quanto does not run on CPUs")
+    return QuantizedCache("hqq", config, nbits=8, axis_key=1, axis_value=1)
+
+
+@pytest.mark.parametrize("kind", ["rounded", "hqq"])
+def test_quantized_cache(model, kind):
+    """Rounded keys and values change scores a little, and no more than that."""
     row = make_row(model.config, [3, "image", 40, "image", 5])
     row_inputs = collate([row])
     scores = []
-    for cache in (None, QuantizedCache("hqq", model.config.text_config, nbits=8, axis_key=1, axis_value=1)):
+    for cache in (None, quantized_cache(kind, model.config.text_config)):
         made = model.generate(
             **row_inputs, **GREEDY, past_key_values=cache, output_logits=True, return_dict_in_generate=True
         )
