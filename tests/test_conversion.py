@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
-from checkpoint_io import read_checkpoint
+from checkpoint_io import LazyTensor, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import ignored_reason, rename_key
+from verification import verify
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -238,3 +239,73 @@ def test_the_input_is_never_replaced(original):
     with pytest.raises(ValueError, match="holds the input"):
         convert(original, original.parent, overwrite=True)
     assert (original / "config.json").exists()
+
+
+class TestVerification:
+    """What `--verify` finds; the directories are converted ones, spoilt."""
+
+    @pytest.fixture
+    def directory(self, converted, tmp_path):
+        shutil.copytree(converted("standard"), tmp_path / "converted")
+        return tmp_path / "converted"
+
+    def change(self, directory, change):
+        tensors = load_file(directory / "model.safetensors")
+        change(tensors)
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_good_conversion_is_found_good(self, converted, case):
+        findings = verify(converted(case), read_checkpoint(converted(case)), GOLDEN / case)
+        assert len(findings) == 4 and "logits equal the authors'" in findings[-1]
+
+    def test_command_line_prints_the_findings(self, tmp_path, capsys):
+        arguments = [str(GOLDEN / "standard" / "original"), str(tmp_path / "output"), "--verify"]
+        assert main([*arguments, "--expected", str(GOLDEN / "standard")]) == 0
+        assert capsys.readouterr().out.count("verified: ") == 4
+
+    def test_result_that_does_not_verify_does_not_appear(self, original, tmp_path):
+        change_shard(original, lambda tensors: tensors["model.embed_tokens.weight"].mul_(1.001))
+        with pytest.raises(ValueError, match="image logits differ from the authors' by"):
+            convert(original, tmp_path / "output", expected=GOLDEN / "standard")
+        assert [path.name for path in tmp_path.iterdir()] == ["standard"]
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda tensors: tensors.pop("lm_head.weight"), "missing keys: .'lm_head.weight'"),
+            (lambda tensors: tensors.update(extra=torch.zeros(1)), "unexpected keys: .'extra'"),
+            (lambda tensors: tensors.update({"model.compressor.query": torch.zeros(3, 32)}), "mismatched keys"),
+            # A tower layer past the selected one: no model would miss it.
+            (lambda tensors: tensors.pop("model.vision_tower.encoder.layers.2.layer_norm1.bias"), "does not hold what"),
+        ],
+    )
+    def test_wrong_tensors(self, directory, spoil, message):
+        self.change(directory, spoil)
+        with pytest.raises(ValueError, match=message):
+            verify(directory)
+
+    def test_flipped_bit(self, directory):
+        intended = read_checkpoint(directory)
+        query = -intended["model.compressor.query"].load()
+        intended["model.compressor.query"] = LazyTensor(tuple(query.shape), query.dtype, lambda: query)
+        with pytest.raises(ValueError, match="model.compressor.query in .* is not what was to be written"):
+            verify(directory, intended)
+
+    @pytest.mark.parametrize(
+        ("path", "change", "message"),
+        [
+            ("config.json", {"image_token_id": 5}, "image token 402, but the model needs 5"),
+            ("processor_config.json", {"compressor_size": 2}, "compressor_size 2, but the model needs 1"),
+            ("tokenizer_config.json", {"padding_side": "right"}, "padding side 'right'"),
+        ],
+    )
+    def test_processor_of_another_model(self, directory, path, change, message):
+        change_json(directory / path, **change)
+        with pytest.raises(ValueError, match=message):
+            verify(directory)
+
+    def test_template_without_placeholders(self, directory):
+        (directory / "chat_template.jinja").write_text("{{ bos_token }}")
+        with pytest.raises(ValueError, match="does not write one placeholder"):
+            verify(directory)

@@ -43,9 +43,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path, kind):
     config = CONFIG | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 14}
     source = write_checkpoint(tmp_path / "input", config, all_tensors(config), kind=kind, shards=2)
     size = sum(tensor.nbytes for tensor in read_checkpoint(source).values())
-    convert(
-        GOLDEN / "standard" / "original", tmp_path / "tiny"
-    )  # what is imported at first use has nothing to do with size
+    convert(GOLDEN / "standard" / "original", tmp_path / "tiny")  # imports and caches, whatever the size
     gc.collect()
     forget_peak_memory()
     before = peak_memory()
