@@ -85,6 +85,14 @@ def test_cpu_offload(model, inputs, directory):
     assert torch.equal(generate(loaded, inputs), generate(model, inputs))
 
 
+def test_embeddings_on_another_device_than_the_ids(model, inputs):
+    """As with a device_map over several devices; "meta" stands for the other one."""
+    embeds = torch.empty(*inputs["input_ids"].shape, 64, device="meta")
+    mask = model.model.get_text_fusion_mask(inputs["input_ids"], embeds, inputs["attention_mask"])
+    placeholders = model.model.get_placeholder_mask(inputs["input_ids"], embeds)
+    assert {mask.device, *(found.device for found in placeholders.values())} == {torch.device("meta")}
+
+
 def quantization_config(kind):
     if kind.startswith("bitsandbytes"):
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

@@ -226,7 +226,9 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
     ) -> torch.Tensor:
         """Where `token_id` stands, `(B, S)`: by id, or by its embedding when there are no ids."""
         if input_ids is not None:
-            return input_ids == token_id
+            found = input_ids == token_id
+            # With a device_map, embeddings are where the embedding matrix is and ids where the model begins.
+            return found if inputs_embeds is None else found.to(inputs_embeds.device)
         if token_id >= self.config.text_config.vocab_size:
             raise ValueError(
                 f"Token id {token_id} has no embedding, so it can't be found in `inputs_embeds`: pass `input_ids`, or "
