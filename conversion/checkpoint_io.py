@@ -194,16 +194,22 @@ def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | st
         write_json(directory / SAFE_WEIGHTS_INDEX_NAME, index)
 
 
-def check_output(output: Path, overwrite: bool, sources: Iterable[Path]) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
     """
     Raises:
-        ValueError: `output` is a file, a directory with something in it while `overwrite` is not set, or one that
-            holds a source, which replacing it would delete.
+        ValueError: `output` is a file, or a directory with something in it while `overwrite` is not set.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: give a directory to write into.")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise ValueError(f"{output} is not empty: choose another directory or pass --overwrite to replace it.")
+
+
+def check_no_input_is_inside(output: Path, sources: Iterable[Path]) -> None:
+    """
+    Raises:
+        ValueError: replacing `output` would delete one of `sources`.
+    """
     for source in sources:
         if output.resolve() in (source.resolve(), *source.resolve().parents):
             raise ValueError(f"{output} holds the input {source}: choose another output directory.")

@@ -17,7 +17,16 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from checkpoint_io import LazyTensor, Tensors, atomic_directory, check_disk_space, check_output, write_checkpoint
+from checkpoint_io import (
+    LazyTensor,
+    Tensors,
+    atomic_directory,
+    check_disk_space,
+    check_no_input_is_inside,
+    check_output,
+    locate,
+    write_checkpoint,
+)
 from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from hub import prepare_repository, push_to_hub, read_facts
@@ -26,7 +35,7 @@ from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from llava_mini.original_llava_mini import convert_config
 from model_layout import check_tensors, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
-from partial_checkpoints import read_original
+from partial_checkpoints import CHECKPOINT_FILES, read_original
 from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 from to_original import to_original
 from tokenizer_conversion import IMAGE_TOKEN, VIDEO_TOKEN, convert_generation_config, convert_tokenizer
@@ -52,7 +61,7 @@ def convert(
     show_progress: bool = False,
 ) -> Report:
     """
-    Converts the authors' checkpoint in `input_dir`; see the module.
+    Converts the authors' checkpoint in `input_dir`, a directory or a Hub repository; see the module.
 
     Args:
         vision_tower: directory or Hub repository of the CLIP tower. By default what the checkpoint's
@@ -74,9 +83,11 @@ def convert(
         ValueError: unusable input or output, or a result that does not verify; the message says what to do. Nothing
             is written in that case.
     """
-    source, output = Path(input_dir), Path(output_dir)
-    check_output(output, overwrite, sources=[source])
+    output = Path(output_dir).resolve()
+    check_output(output, overwrite)
+    source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
     plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template)
+    check_no_input_is_inside(output, plan.sources)
     check_disk_space(output, plan.tensors)
     with atomic_directory(output) as folder:
         plan.processor.save_pretrained(folder)
@@ -98,6 +109,7 @@ class ConversionPlan:
     processor: LlavaMiniProcessor
     generation_config: GenerationConfig
     tokenizer_dir: Path
+    sources: tuple[Path, ...]
     report: Report
 
 
@@ -137,7 +149,8 @@ def plan_conversion(
     check_tensors(targets, shapes)
     grow_embeddings(targets, config, report)
     processor = convert_processor(config, original.config, tokenizer, tower.preprocessor, template)
-    return ConversionPlan(targets, config, processor, generation_config, original.tokenizer_dir, report)
+    sources = original.directories if tower.directory is None else (*original.directories, tower.directory)
+    return ConversionPlan(targets, config, processor, generation_config, original.tokenizer_dir, sources, report)
 
 
 def rename_tensors(tensors: Tensors, labels: dict[str, str], report: Report) -> Tensors:
@@ -190,7 +203,7 @@ def common_dtype(tensors: Tensors) -> torch.dtype:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", metavar="INPUT", help="directory of the authors' checkpoint")
+    parser.add_argument("input", metavar="INPUT", help="the authors' checkpoint, a directory or a Hub repository")
     parser.add_argument("output", metavar="OUTPUT", help="directory to write")
     parser.add_argument("--vision-tower", metavar="DIR_OR_REPO", help="CLIP tower, instead of `mm_vision_tower`")
     parser.add_argument("--base-model", metavar="DIR_OR_REPO", help="what mm_projector.bin or LoRA was trained on")

@@ -77,8 +77,8 @@ def make_checkpoint(
     Raises:
         ValueError: unusable output.
     """
-    output = Path(output_dir)
-    check_output(output, overwrite, sources=[])
+    output = Path(output_dir).resolve()
+    check_output(output, overwrite)
     config = scaled_config(scale, dtype)
     shapes = expected_shapes(config)
     tensors = {name: random_tensor(name, shape, dtype) for name, shape in shapes.items()}

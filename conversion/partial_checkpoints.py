@@ -21,6 +21,7 @@ from checkpoint_io import (
     read_weights_file,
 )
 from key_mapping import strip_training_prefix
+from llava_mini import LlavaMiniConfig
 from tokenizer_conversion import has_tokenizer
 
 
@@ -28,6 +29,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
 PROJECTOR_FILE = "mm_projector.bin"
+CHECKPOINT_FILES = ("*.json", "tokenizer.model", *WEIGHT_FILE_PATTERNS)
 BASE_MODEL_HINT = "pass the base model with --base-model DIR_OR_REPO"
 
 _LORA_MATRIX = re.compile(r"(.+)\.lora_([AB])\.(?:default\.)?weight")
@@ -50,13 +52,15 @@ class OriginalCheckpoint:
     Args:
         config: their configuration.
         tensors: everything under their names.
-        tokenizer_dir: where the tokenizer is.
+        directories: where it was read from: the checkpoint and, if there is one, its base model.
+        tokenizer_dir: the one of these with the tokenizer.
         labels: what to call tensors, by their name, that do not come from the checkpoint's own weights.
         ignored: why tensors of the base model are not used.
     """
 
     config: dict
     tensors: Tensors
+    directories: tuple[Path, ...]
     tokenizer_dir: Path
     labels: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -73,6 +77,8 @@ def read_original(directory: Path, base_model: str | None) -> OriginalCheckpoint
         ValueError: something is missing, can't be read or can't be merged.
     """
     config = read_json(directory / "config.json")
+    if config.get("model_type") == LlavaMiniConfig.model_type:
+        raise ValueError(f"{directory} is converted already: load it as it is, or go back with --to-original.")
     if (directory / ADAPTER_CONFIG).is_file():
         adapter_config = read_json(directory / ADAPTER_CONFIG)
         trained, deltas = _read_adapter(directory, adapter_config)
@@ -80,11 +86,11 @@ def read_original(directory: Path, base_model: str | None) -> OriginalCheckpoint
     elif (directory / PROJECTOR_FILE).is_file():
         trained, deltas = _strip_prefixes(read_weights_file(directory / PROJECTOR_FILE)), {}
     else:
-        return OriginalCheckpoint(config, read_checkpoint(directory), directory)
+        return OriginalCheckpoint(config, read_checkpoint(directory), (directory,), directory)
 
     if not base_model:
         raise ValueError(f"{directory} holds only what was trained: {BASE_MODEL_HINT}.")
-    base_dir = locate(base_model, directory, ("*.json", "tokenizer.model", *WEIGHT_FILE_PATTERNS), BASE_MODEL_HINT)
+    base_dir = locate(base_model, directory, CHECKPOINT_FILES, BASE_MODEL_HINT)
     base = read_checkpoint(base_dir)
     labels = {key: f"{base_model}: {key}" for key in base}
     ignored = {labels[key]: "replaced by what was trained" for key in base if key in trained}
@@ -95,7 +101,7 @@ def read_original(directory: Path, base_model: str | None) -> OriginalCheckpoint
     for key in trained:
         labels.pop(key, None)
     tokenizer_dir = directory if has_tokenizer(directory) else base_dir
-    return OriginalCheckpoint(config, tensors, tokenizer_dir, labels, ignored)
+    return OriginalCheckpoint(config, tensors, (directory, base_dir), tokenizer_dir, labels, ignored)
 
 
 def _strip_prefixes(tensors: Tensors) -> Tensors:

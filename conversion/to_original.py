@@ -21,6 +21,7 @@ from checkpoint_io import (
     Tensors,
     atomic_directory,
     check_disk_space,
+    check_no_input_is_inside,
     check_output,
     find_local,
     read_checkpoint,
@@ -68,8 +69,8 @@ def to_original(
     Raises:
         ValueError: unusable input or output; the message says what to do. Nothing is written in that case.
     """
-    source, output = Path(model_dir), Path(output_dir)
-    check_output(output, overwrite, sources=[source])
+    source, output = Path(model_dir), Path(output_dir).resolve()
+    check_output(output, overwrite)
     config = _read_config(source)
     tensors = read_checkpoint(source)
     kept = source / ORIGINAL_FOLDER
@@ -90,6 +91,8 @@ def to_original(
         )
     originals = restore_tensors(tensors, original_config["mm_projector_type"], report)
 
+    tower_dir = find_local(tower_name, source)
+    check_no_input_is_inside(output, [source] if tower_dir is None else [source, tower_dir])
     check_disk_space(output, originals)
     with atomic_directory(output) as folder:
         _write_small_files(source, kept, folder)

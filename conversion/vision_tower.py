@@ -26,6 +26,7 @@ class VisionTower:
         ignored: why tensors of its files are not needed.
         preprocessor: settings of its image processor, as far as known.
         origin: where all of this comes from, in words.
+        directory: the same as a directory, if it is one.
     """
 
     config: CLIPVisionConfig
@@ -33,6 +34,7 @@ class VisionTower:
     ignored: dict[str, str]
     preprocessor: dict
     origin: str
+    directory: Path | None = None
 
 
 def find_vision_tower(
@@ -103,4 +105,4 @@ def read_vision_tower(name: str, relative_to: Path, needs_weights: bool = True) 
             tensors[ORIGINAL_TOWER + key.removeprefix("vision_model.")] = tensor
     has_preprocessor = (directory / "preprocessor_config.json").is_file()
     preprocessor = read_json(directory / "preprocessor_config.json") if has_preprocessor else {}
-    return VisionTower(CLIPVisionConfig.from_dict(config), tensors, ignored, preprocessor, name)
+    return VisionTower(CLIPVisionConfig.from_dict(config), tensors, ignored, preprocessor, name, directory)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 
+import checkpoint_io
 import llava_mini  # noqa: F401 (registers the Auto classes)
 from checkpoint_io import LazyTensor, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
@@ -236,9 +237,33 @@ def test_output_is_only_replaced_when_asked(tmp_path):
 
 
 def test_the_input_is_never_replaced(original):
-    with pytest.raises(ValueError, match="holds the input"):
-        convert(original, original.parent, overwrite=True)
-    assert (original / "config.json").exists()
+    tower = original.parent / "vision_tower"
+    for output in (original, original.parent, tower):
+        with pytest.raises(ValueError, match="holds the input"):
+            convert(original, output, overwrite=True)
+        assert main([str(original), str(output), "--overwrite"]) == 2
+    assert (original / "config.json").exists() and (tower / "model.safetensors").exists()
+
+
+def test_wrong_directory(tmp_path, converted):
+    with pytest.raises(ValueError, match="nowhere' is neither a directory nor a Hub repository"):
+        convert(tmp_path / "nowhere", tmp_path / "output")
+    with pytest.raises(ValueError, match="is converted already: .*--to-original"):
+        convert(converted("standard"), tmp_path / "output")
+
+
+def test_output_behind_a_link(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    convert(GOLDEN / "standard" / "original", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target" / "config.json").exists()
+
+
+def test_repositories_on_the_hub(tmp_path, monkeypatch, original):
+    change_config(original, mm_vision_tower="someone/tower")
+    folders = {"someone/checkpoint": original, "someone/tower": original.parent / "vision_tower"}
+    monkeypatch.setattr(checkpoint_io, "snapshot_download", lambda name, allow_patterns: str(folders[name]))
+    convert("someone/checkpoint", tmp_path / "output", verify=True)
 
 
 class TestVerification:
