@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig
-
 from checkpoint_io import (
     LazyTensor,
     Tensors,
@@ -31,16 +29,18 @@ from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from hub import prepare_repository, push_to_hub, read_facts
 from key_mapping import ignored_reason, rename_key
-from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
-from llava_mini.original_llava_mini import convert_config
 from model_layout import check_tensors, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from partial_checkpoints import CHECKPOINT_FILES, read_original
 from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 from to_original import to_original
 from tokenizer_conversion import IMAGE_TOKEN, VIDEO_TOKEN, convert_generation_config, convert_tokenizer
+from transformers import GenerationConfig
 from verification import verify as verify_directory
 from vision_tower import find_vision_tower
+
+from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
+from llava_mini.original_llava_mini import convert_config
 
 
 # Shards are in memory one at a time; the Hub's usual 5 GB would fill a small machine.

@@ -14,10 +14,6 @@ import zlib
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
-
 from checkpoint_io import (
     LazyTensor,
     atomic_directory,
@@ -28,10 +24,14 @@ from checkpoint_io import (
 )
 from config_mapping import restore_config
 from conversion_report import Report
-from llava_mini import LlavaMiniConfig
-from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 from model_layout import expected_shapes
 from to_original import DEFAULT_TOWER_NAME, restore_tensors
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from llava_mini import LlavaMiniConfig
+from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 
 
 NUM_SPECIAL_TOKENS = 256

@@ -2,10 +2,10 @@
 """Which tensors a converted checkpoint has to hold, going by its configuration."""
 
 import torch
-from transformers import AutoModel
-
 from checkpoint_io import Tensors
 from key_mapping import TOWER
+from transformers import AutoModel
+
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 
 

@@ -8,12 +8,12 @@ import zlib
 from typing import Literal
 
 import torch
-
 from checkpoint_io import LazyTensor, Tensors
 from conversion_report import Report
+from model_layout import NEW_PARTS
+
 from llava_mini import LlavaMiniConfig
 from llava_mini.modules_llava_mini import sine_cosine_table
-from model_layout import NEW_PARTS
 
 
 EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-
 from checkpoint_io import (
     WEIGHT_FILE_PATTERNS,
     LazyTensor,
@@ -21,8 +20,9 @@ from checkpoint_io import (
     read_weights_file,
 )
 from key_mapping import strip_training_prefix
-from llava_mini import LlavaMiniConfig
 from tokenizer_conversion import has_tokenizer
+
+from llava_mini import LlavaMiniConfig
 
 
 ADAPTER_CONFIG = "adapter_config.json"

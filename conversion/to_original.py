@@ -14,8 +14,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-
 from checkpoint_io import (
     LazyTensor,
     Tensors,
@@ -31,13 +29,15 @@ from checkpoint_io import (
 )
 from config_mapping import restore_config
 from conversion_report import ORIGINAL_FOLDER, REPORT_FILE, Report
+from huggingface_hub.errors import StrictDataclassError
 from key_mapping import ORIGINAL_TOWER, TOWER, rename_key, restore_key
-from llava_mini import LlavaMiniConfig
-from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 from model_layout import check_tensors, expected_shapes
 from new_parts import EMBEDDINGS
 from tokenizer_conversion import TOKENIZER_FILES
 from vision_tower import read_vision_tower
+
+from llava_mini import LlavaMiniConfig
+from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 
 
 # The tower of the authors' releases, which DEFAULT_VISION_CONFIG describes.

@@ -4,12 +4,12 @@
 from pathlib import Path
 
 import torch
+from checkpoint_io import Tensors, read_checkpoint
+from model_layout import expected_shapes
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
-from checkpoint_io import Tensors, read_checkpoint
-from model_layout import expected_shapes
 
 
 # The authors' float32 numbers on CPU; sums are taken in another order here.

@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import CLIPVisionConfig
-
 from checkpoint_io import WEIGHT_FILE_PATTERNS, Tensors, find_local, locate, read_checkpoint, read_json
 from key_mapping import ORIGINAL_TOWER
+from transformers import CLIPVisionConfig
+
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
-
 from convert_llava_mini_weights_to_hf import convert
+from tiny import tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)

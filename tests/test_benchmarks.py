@@ -4,10 +4,10 @@ import pytest
 import torch
 from flops import count, count_language_model, count_llava, count_mini
 from shapes import llava_config, mini_config
+from tiny import ROWS, collate, make_row, tiny_model
 from transformers import LlavaForConditionalGeneration
 
 from llava_mini import LlavaMiniForConditionalGeneration
-from tiny import ROWS, collate, make_row, tiny_model
 
 
 TERA = 1e12

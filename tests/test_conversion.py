@@ -5,17 +5,17 @@ import json
 import shutil
 from pathlib import Path
 
+import checkpoint_io
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
-
-import checkpoint_io
-import llava_mini  # noqa: F401 (registers the Auto classes)
 from checkpoint_io import LazyTensor, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import ignored_reason, rename_key
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 from verification import verify
+
+import llava_mini  # noqa: F401 (registers the Auto classes)
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,11 +16,10 @@ from authors_layout import (
     tower_tensors,
     write_checkpoint,
 )
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import rename_key, restore_key
 from to_original import to_original
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -23,11 +23,10 @@ from authors_layout import (
     write_vicuna_tokenizer,
     write_weights,
 )
+from convert_llava_mini_weights_to_hf import convert, main
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPConfig, CLIPModel
-
-from convert_llava_mini_weights_to_hf import convert, main
 
 
 GOLDEN = Path(__file__).parent / "golden"

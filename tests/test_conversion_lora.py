@@ -15,10 +15,9 @@ from authors_layout import (
     write_tower,
     write_weights,
 )
+from convert_llava_mini_weights_to_hf import convert
 from safetensors.torch import load_file, save_file
 from torch import nn
-
-from convert_llava_mini_weights_to_hf import convert
 
 
 peft = pytest.importorskip("peft", reason="the merge is compared with PEFT's")

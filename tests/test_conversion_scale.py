@@ -9,17 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import checkpoint_io
+import measure_conversion
 import pytest
 import torch
 from authors_layout import CONFIG, all_tensors, copy_golden, read_weights, write_checkpoint, write_weights
-from transformers import AutoModelForImageTextToText, AutoTokenizer
-
-import checkpoint_io
-import measure_conversion
 from checkpoint_io import IN_PROGRESS, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
 from make_random_checkpoint import make_checkpoint
 from to_original import to_original
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from accelerate import cpu_offload
+from tiny import IMAGE_ID, VIDEO_ID, collate, make_row, make_rows, tiny_model
 from torch import nn
 from transformers import (
     AutoModelForImageTextToText,
@@ -16,7 +17,6 @@ from transformers import (
 from transformers.cache_utils import QuantizedLayer
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
-from tiny import IMAGE_ID, VIDEO_ID, collate, make_row, make_rows, tiny_model
 
 
 # Float32 sums in another order: the project's bar.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import collate, make_rows, tiny_model
 from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from llava_mini import LlavaMiniForConditionalGeneration
-from tiny import collate, make_rows, tiny_model
 
 
 NUM_PROCESSES = 2

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from local_hub import LocalHub
-
 from hub import CODE_FILES, CardFacts, main, prepare_repository
+from local_hub import LocalHub
 
 
 IMAGE = Path(__file__).parent / "golden/preprocess/image0.png"

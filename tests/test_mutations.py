@@ -8,10 +8,10 @@ import test_generation_llava_mini as generation
 import test_modeling_llava_mini as modeling
 import torch
 from parity import test_parity as parity
+from tiny import tiny_model
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, modeling_llava_mini
 from llava_mini.modules_llava_mini import KeptText, LlavaMiniCompressor, LlavaMiniPreFusion
-from tiny import tiny_model
 
 
 def text_never_fused(patch):

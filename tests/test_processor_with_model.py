@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import IMAGE_SIZE, tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from llava_mini import LlavaMiniImageProcessor, LlavaMiniProcessor, LlavaMiniVideoProcessor
-from tiny import IMAGE_SIZE, tiny_model
 
 
 PARTS = st.sampled_from(["image", "video", "words"])

@@ -13,10 +13,10 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import IMAGE_ID, IMAGE_SIZE, PAD_ID, VIDEO_ID, Row, collate, make_row, tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from llava_mini import LlavaMiniImageProcessor, LlavaMiniProcessor, LlavaMiniVideoProcessor
-from tiny import IMAGE_ID, IMAGE_SIZE, PAD_ID, VIDEO_ID, Row, collate, make_row, tiny_model
 
 
 # The project's bar in float32; a batch sums in another order than a row.

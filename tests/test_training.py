@@ -11,11 +11,13 @@ import pytest
 import torch
 import yaml
 from conversation_data import IGNORED, CaptionCollator, ConversationCollator, ConversationDataset, to_messages
+from key_mapping import rename_key
 from llava_mini_trainer import LlavaMiniTrainer, LlavaMiniTrainingArguments, ModalityLengthSampler
 from model_setup import build_llava, freeze, initialise_prefusion, load_part
 from PIL import Image
 from prepare import main as prepare
 from safetensors.torch import load_file
+from tiny import make_uneven, tiny_config
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from train import PROJECTOR_FILE, main
 from transformers import (
@@ -26,14 +28,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from key_mapping import rename_key
 from llava_mini import (
     LlavaMiniForConditionalGeneration,
     LlavaMiniImageProcessor,
     LlavaMiniProcessor,
     LlavaMiniVideoProcessor,
 )
-from tiny import make_uneven, tiny_config
 
 
 ROOT = Path(__file__).parents[1]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from test_generation_llava_mini import GREEDY, MIXED, NEW_TOKENS, greedy_by_hand, grow, new_tokens
 from test_modeling_llava_mini import gradients, make_labels
+from tiny import ROWS, collate, make_row, make_rows, tiny_config, tiny_model
 
 from llava_mini import LlavaMiniVisionContext
 from llava_mini.vision_context_llava_mini import units_per_chunk
-from tiny import ROWS, collate, make_row, make_rows, tiny_config, tiny_model
 
 
 # Float32 products over other batch sizes.

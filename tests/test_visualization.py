@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import IMAGE_SIZE, tiny_model
 
 from llava_mini import LlavaMiniImageProcessorPil
 from llava_mini.visualization import plot_compression, seen_picture
-from tiny import IMAGE_SIZE, tiny_model
 
 
 def process(resolution_ratio: int, picture: Image.Image):

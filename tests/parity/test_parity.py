@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from key_mapping import rename_key
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from key_mapping import rename_key
 from llava_mini.modules_llava_mini import arrange_crops, sine_cosine_table
 
 

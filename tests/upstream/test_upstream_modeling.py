@@ -6,10 +6,10 @@ from unittest.mock import patch
 import pytest
 import torch
 import upstream_archive
+from tiny import IMAGE_ID, IMAGE_SIZE, VIDEO_ID, tiny_config
 from transformers.models.auto import modeling_auto
 
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniModel, LlavaMiniPreTrainedModel
-from tiny import IMAGE_ID, IMAGE_SIZE, VIDEO_ID, tiny_config
 
 
 modeling_common = upstream_archive.load("test_modeling_common")

@@ -5,13 +5,13 @@ import unittest
 import pytest
 import transformers
 import upstream_archive
+from tiny import tiny_config
 from transformers import pipeline
 from transformers.models.auto import processing_auto
 from upstream_media import url_to_local_path
 
 import llava_mini
 from llava_mini import LlavaMiniForConditionalGeneration
-from tiny import tiny_config
 
 
 pipeline_mixin = upstream_archive.load("test_pipeline_mixin")

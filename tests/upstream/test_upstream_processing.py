@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import upstream_archive
+from tiny import IMAGE_SIZE
 from transformers import PreTrainedTokenizerFast
 
 from llava_mini import (
@@ -18,7 +19,6 @@ from llava_mini import (
     LlavaMiniProcessor,
     LlavaMiniVideoProcessor,
 )
-from tiny import IMAGE_SIZE
 
 
 image_common = upstream_archive.load("test_image_processing_common")
