@@ -9,7 +9,6 @@ the layer that the model reads, and nothing of the authors' small files: the res
 `--vision-tower`, or the tower is left out and named for the authors' code to fetch.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from huggingface_hub.errors import StrictDataclassError
 from key_mapping import ORIGINAL_TOWER, TOWER, rename_key, restore_key
 from model_layout import check_tensors, expected_shapes
 from new_parts import EMBEDDINGS
-from tokenizer_conversion import TOKENIZER_FILES
+from tokenizer_conversion import TOKENIZER_FILES, write_for_transformers_4
 from vision_tower import read_vision_tower
 
 from llava_mini import LlavaMiniConfig
@@ -42,8 +41,6 @@ from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 
 # The tower of the authors' releases, which DEFAULT_VISION_CONFIG describes.
 DEFAULT_TOWER_NAME = "openai/clip-vit-large-patch14-336"
-# Names that transformers 4, on which the authors' code runs, has for what transformers 5 writes.
-TRANSFORMERS_4_TOKENIZER = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 
 
 def to_original(
@@ -216,14 +213,4 @@ def _write_small_files(source: Path, kept: Path, output: Path) -> None:
     for name in ("generation_config.json", *TOKENIZER_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, output / name)
-    path = output / "tokenizer_config.json"
-    if path.is_file():
-        settings = read_json(path)
-        name = settings.get("tokenizer_class")
-        settings["tokenizer_class"] = TRANSFORMERS_4_TOKENIZER.get(name, name)
-        settings["additional_special_tokens"] = settings.pop("extra_special_tokens", [])
-        template = output / "chat_template.jinja"
-        if template.is_file():
-            settings["chat_template"] = template.read_text(encoding="utf-8")
-            template.unlink()
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_for_transformers_4(output)

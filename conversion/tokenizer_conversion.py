@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint_io import read_json, write_json
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 
@@ -102,6 +103,28 @@ def _rename_token(folder: Path, old: str, new: str) -> None:
     for path in folder.glob("*.json"):
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(json.dumps(old), json.dumps(new)), encoding="utf-8")
+
+
+def write_for_transformers_4(folder: Path) -> None:
+    """Rewrites the tokenizer in `folder`, saved by transformers 5, so that the authors' transformers 4.43 reads it."""
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        settings = read_json(path)
+        if settings.get("tokenizer_class") == "TokenizersBackend":
+            settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens", [])
+        template = folder / "chat_template.jinja"
+        if template.is_file():
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+            template.unlink()
+        write_json(path, settings)
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        tokenizer = read_json(path)
+        merges = tokenizer["model"].get("merges", [])
+        if not any(" " in part for pair in merges for part in pair):
+            tokenizer["model"]["merges"] = [" ".join(pair) for pair in merges]
+        write_json(path, tokenizer)
 
 
 def convert_generation_config(

@@ -19,7 +19,7 @@ from authors_layout import (
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import rename_key, restore_key
 from to_original import to_original
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,6 +148,10 @@ def test_tuned_tokenizer_is_one_that_transformers_4_reads(tuned, tmp_path):
     settings = json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "USER" in settings["chat_template"] and not (tmp_path / "back" / "chat_template.jinja").exists()
+    merges = json.loads((tmp_path / "back" / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges == ["a b"]  # tokenizers 0.19 knows only this form
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "back")
+    assert tokenizer("ab").input_ids == AutoTokenizer.from_pretrained(model)("ab").input_ids == [303]
     assert (tmp_path / "back" / "generation_config.json").exists()
 
 
