@@ -123,12 +123,10 @@ def read_weights_file(path: Path) -> Tensors:
         first_line = str(error).strip().split("\n")[0]
         hint = "it is truncated, damaged or no weights file; download it again"
         if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
-            hint = (
-                "it is truncated, which takes a new download, or older than PyTorch 1.6, which takes a new torch.save"
-            )
+            hint = "it is truncated, so download it again, or older than PyTorch 1.6, so save it anew with torch.save"
         raise ValueError(f"{path} can't be read ({first_line}): {hint}.") from error
-    if bad := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
-        raise ValueError(f"{path} holds something other than tensors under {bad[0]!r}: expected a plain state dict.")
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ValueError(f"{path} holds something other than tensors by their names: give a plain state dict.")
     if not tensors:
         raise ValueError(f"{path} holds no tensors: download it again.")
     return {key: LazyTensor(tuple(t.shape), t.dtype, partial(load, path, key)) for key, t in tensors.items()}

@@ -140,6 +140,7 @@ BAD_BIN = {
     "older than 1.6": (write_old_bin, "can't be read .*older than PyTorch 1.6"),
     "holds code": (write_code, "can't be read .*no weights file"),
     "holds a number": (lambda path: torch.save({"lm_head.weight": 3}, path), "something other than tensors"),
+    "holds a list": (lambda path: torch.save([torch.zeros(3)], path), "something other than tensors"),
     "holds nothing": (lambda path: torch.save({}, path), "holds no tensors"),
 }
 
