@@ -24,6 +24,7 @@ def export(model: Path, output: Path):
     """Checkpoint and processor; half the size, and `dtype="auto"` still gives float32, which CPUs compute in."""
     LlavaMiniForConditionalGeneration.from_pretrained(model, dtype=torch.float16).save_pretrained(output)
     LlavaMiniProcessor.from_pretrained(model).save_pretrained(output)
+    (output / "model.safetensors").chmod(0o644)
     config_file = output / "config.json"
     config = json.loads(config_file.read_text())
     for part in (config, config["text_config"], config["vision_config"]):

@@ -16,7 +16,8 @@ class Question:
     answer: str
 
 
-# Guessing rate of somebody who knows the question and the possible answers, but not the picture.
+# Guessing rate of somebody who knows the question and the possible answers, but not the picture; in "video order" also
+# the two things that were shown, but not which came first.
 CHANCE = {
     "background": 1 / 3,
     "colour": 1 / 6,
@@ -34,7 +35,7 @@ CHANCE = {
     "video colour": 1 / 6,
     "video shape": 1 / 4,
     "video direction": 1 / 4,
-    "video order": 1 / 5,
+    "video order": 1 / 2,
     "video growth": 1 / 2,
 }
 MIN_SEPARATION = 10  # pixels between two shapes before one is called left of the other

@@ -23,16 +23,21 @@ def run(script: str, *arguments: str | Path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=HERE / "recipe.json")
+    parser.add_argument("--tower_steps", default="3000")
+    parser.add_argument("--per_type", default="200", help="questions of each type that are asked in the end")
     parser.add_argument("--seed", default="0")
     arguments = parser.parse_args()
     tower, phases, checkpoint = (arguments.output / name for name in ("tower", "phases", "checkpoint"))
     if not (arguments.output / "tower_finished").exists():
-        run("pretrain_tower.py", "--output", tower, "--seed", arguments.seed)
+        run("pretrain_tower.py", "--output", tower, "--steps", arguments.tower_steps, "--seed", arguments.seed)
         (arguments.output / "tower_finished").touch()
-    run("train_tiny.py", "--tower", tower, "--output", phases, "--seed", arguments.seed)
-    last = json.loads((HERE / "recipe.json").read_text())[-1]["name"]
+    recipe = ["--recipe", arguments.recipe, "--seed", arguments.seed]
+    run("train_tiny.py", "--tower", tower, "--output", phases, *recipe)
+    last = json.loads(arguments.recipe.read_text())[-1]["name"]
     run("export.py", "--model", phases / last, "--output", checkpoint)
-    run("evaluate.py", "--model", checkpoint, "--json", arguments.output / "results.json")
+    measurement = ["--per_type", arguments.per_type, "--json", arguments.output / "results.json"]
+    run("evaluate.py", "--model", checkpoint, *measurement)
     run("export.py", "--output", checkpoint, "--card", arguments.output / "results.json")
 
 

@@ -103,6 +103,16 @@ class PrintLogs(TrainerCallback):
         print(json.dumps({"step": state.global_step, "seconds": round(time.time() - self.started), **logs}), flush=True)
 
 
+class StopAfter(TrainerCallback):
+    """Ends a phase before its learning rate has come down, as when one sees that another mix is needed."""
+
+    def __init__(self, steps: int | None):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = control.should_training_stop or state.global_step == self.steps
+
+
 def run_phase(
     model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, phase: dict, output: Path, seed: int
 ):
@@ -130,7 +140,7 @@ def run_phase(
         args=arguments,
         train_dataset=PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}"),
         data_collator=lambda batches: batches[0],
-        callbacks=[PrintLogs()],
+        callbacks=[PrintLogs(), StopAfter(phase.get("stop_after"))],
         learning_rates=(phase["lr"], phase["muon_lr"]),
     )
     trainer.train(resume_from_checkpoint=any((output / "trainer").glob("checkpoint-*")) or None)
