@@ -15,7 +15,7 @@ import av
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import llava_mini  # noqa: F401 registers the Auto classes
 
@@ -135,6 +135,10 @@ def main():
         for question in VIDEO_QUESTIONS:
             ask(model, processor, {"type": "video", "path": str(clip)}, question)
     save_compression(model, processor, inputs, arguments.compression)
+    through_pipeline = pipeline("image-text-to-text", model=model, processor=processor)
+    content = [shapes, {"type": "text", "text": "Which shape is red?"}]
+    output = through_pipeline(text=[{"role": "user", "content": content}], return_full_text=False)
+    print(f"Which shape is red? Through pipeline(): {output[0]['generated_text']}")
 
 
 if __name__ == "__main__":
