@@ -29,6 +29,7 @@ def export(model: Path, output: Path):
     config = json.loads(config_file.read_text())
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
+        part.pop("_name_or_path", None)  # where the tower lay on the machine that trained it
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
