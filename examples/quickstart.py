@@ -138,7 +138,7 @@ def main():
     through_pipeline = pipeline("image-text-to-text", model=model, processor=processor)
     content = [shapes, {"type": "text", "text": "Which shape is red?"}]
     output = through_pipeline(text=[{"role": "user", "content": content}], return_full_text=False)
-    print(f"Which shape is red? Through pipeline(): {output[0]['generated_text']}")
+    print(f"Which shape is red? Through pipeline(): {output[0]['generated_text'].strip()}")
 
 
 if __name__ == "__main__":
