@@ -149,6 +149,19 @@ def test_ignored_ids_can_be_empty():
     assert (row.input_ids == 0).any()
 
 
+def test_videos_padded_in_front(model):
+    """As transformers' pipelines make batches: zeros before the shorter video."""
+    rows = make_rows(model.config, ["one video", "short video"])
+    inputs = collate(rows)
+    expected = run(model, rows).logits
+    videos = torch.zeros_like(inputs["pixel_values_videos"])
+    for i, row in enumerate(rows):
+        videos[i, len(videos[i]) - len(row.videos[0]) :] = row.videos[0]
+    with torch.no_grad():
+        logits = model(**(inputs | {"pixel_values_videos": videos})).logits
+    torch.testing.assert_close(logits, expected, **TOLERANCE)
+
+
 def test_text_fusion_mask_leaves_tokens_raw(model):
     row = make_row(model.config, ROWS["two images"])
     mask = torch.ones(1, len(row.input_ids), dtype=torch.bool)

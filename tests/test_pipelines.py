@@ -99,6 +99,16 @@ def test_video_by_path_in_a_chat(pipe, tmp_path):
     assert seven == pipe.processor.batch_decode(ids, skip_special_tokens=True)[0]
 
 
+def test_batches_of_videos_of_different_lengths(pipe, tmp_path):
+    """Upstream pads the shorter videos in front, which the model has to know."""
+    chats = []
+    for seconds in (1, 4, 2):
+        video = str(write_video(tmp_path / f"{seconds}.mp4", 4 * seconds, fps=4))
+        chats.append(ask({"type": "video", "path": video}, text="What moves?"))
+    outputs = pipe(text=chats, generate_kwargs=GREEDY, batch_size=3)
+    assert [answer(output) for output in outputs] == [by_hand(pipe, chat) for chat in chats]
+
+
 def test_any_to_any_with_a_video(converted, tmp_path):
     pipe = pipeline("any-to-any", model=str(converted("standard")), device="cpu")
     video = str(write_video(tmp_path / "video.mp4", 12, fps=4))

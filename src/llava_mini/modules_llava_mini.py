@@ -465,10 +465,18 @@ def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tens
 
 
 def select_frames(pixel_values_videos: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """The frames that count, flat: `(videos, frames, K, 3, height, width)` to `(U, K, 3, height, width)`."""
-    if all(count == pixel_values_videos.shape[1] for count in counts):
+    """
+    The frames that count, flat: `(videos, frames, K, 3, height, width)` to `(U, K, 3, height, width)`. Padding is at
+    the end, as the processor puts it; or zeros in front, where transformers' pipelines put it when they make batches.
+    """
+    frames = pixel_values_videos.shape[1]
+    if all(count == frames for count in counts):
         return pixel_values_videos.flatten(0, 1)
-    return torch.cat([video[:count] for video, count in zip(pixel_values_videos, counts)])
+    selected = []
+    for video, count in zip(pixel_values_videos, counts):
+        is_padded_in_front = count < frames and not video[: frames - count].any() and bool(video[count:].any())
+        selected.append(video[frames - count :] if is_padded_in_front else video[:count])
+    return torch.cat(selected)
 
 
 def arrange_crops(config: LlavaMiniConfig, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
