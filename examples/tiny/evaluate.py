@@ -34,7 +34,7 @@ def to_chat(record: dict, folder: Path) -> list[dict]:
 def answer_all(pipe: Pipeline, records: list[dict], folder: Path) -> list[str]:
     """The generated answers, without what was asked."""
     chats = [to_chat(record, folder) for record in records]
-    # The pipeline pads shorter videos of a batch in front, as if frames were tokens; then the wrong ones count.
+    # Videos one at a time: clips of a batch differ in length, and padding them costs more than the batch saves.
     batch_size = 1 if "video" in records[0] else BATCH_SIZE
     made = pipe(text=chats, batch_size=batch_size, return_full_text=False, generate_kwargs={"do_sample": False})
     return [(item[0] if isinstance(item, list) else item)["generated_text"].strip() for item in made]
