@@ -77,8 +77,8 @@ def prompt_raw_when_generating(patch):
 
 
 def images_of_another_row(patch):
-    assign = modeling_llava_mini.assign_units
-    patch.setattr(modeling_llava_mini, "assign_units", lambda *args: assign(*args)[::-1])
+    find = modeling_llava_mini.find_rows
+    patch.setattr(modeling_llava_mini, "find_rows", lambda *args: find(*args).flip(0))
 
 
 def mask_aligned_at_the_top(patch):
@@ -104,7 +104,7 @@ def check_average_in_float32():
     """Many units in bfloat16: the mean is rounded once, at the end."""
     generator = torch.Generator().manual_seed(0)
     fused = torch.randn(200, 3, 8, generator=generator).bfloat16()
-    text = KeptText(torch.zeros(1, 3, 8, dtype=torch.bfloat16), torch.ones(1, 3, dtype=torch.bool))
+    text = KeptText(torch.zeros(1, 3, 8, dtype=torch.bfloat16), torch.ones(1, 3, dtype=torch.bool), 3)
     for chunk in fused.split(7):
         text.add(torch.zeros(len(chunk), dtype=torch.long), chunk)
     mean = text.put_back(torch.tensor([len(fused)]))

@@ -115,8 +115,8 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         visuals = self.model.open_visuals(**given)
         keep_text = context is not None and context.keep_text
         if not visuals and not keep_text:
-            for modality, mask in self.model.get_placeholder_mask(ids, None).items() if ids is not None else ():
-                check_no_placeholders(modality, mask)
+            if ids is not None:
+                check_no_placeholders(self.model.get_placeholder_mask(ids, None))
             return None
         inputs_embeds = self.model.embed_prompt(ids) if inputs_embeds is None else inputs_embeds
         attention_mask = model_kwargs.get("attention_mask")
@@ -136,11 +136,12 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         embeds = self.model.embed_prompt(input_ids)
         mask = self.model.get_text_fusion_mask(input_ids, embeds, text_fusion_mask=text_fusion_mask)
         done = turn.input_ids.shape[1]
-        text = KeptText(embeds[:, done:], mask[:, done:] if turn.visuals else torch.zeros_like(mask[:, done:]))
-        visuals = {
-            name: self.model.read_units(text, [chunk], [0] * len(chunk.tokens), keep_key_values=True)
-            for name, chunk in turn.visuals.items()
-        }
+        new = mask[:, done:] if turn.visuals else torch.zeros_like(mask[:, done:])
+        text = KeptText(embeds[:, done:], new, int(new.sum()))
+        visuals = {}
+        for name, chunk in turn.visuals.items():
+            rows = torch.zeros(len(chunk.tokens), dtype=torch.long, device=embeds.device)
+            visuals[name] = self.model.read_units(text, [chunk], rows, keep_key_values=True)
         context.turn = LlavaMiniTurn(input_ids, mask[0].cumsum(0), visuals)
         num_units = sum(len(chunk.tokens) for chunk in visuals.values())
         return text.put_back(torch.tensor([num_units], device=embeds.device))

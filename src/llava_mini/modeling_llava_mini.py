@@ -13,7 +13,6 @@ Shapes are written in one vocabulary throughout:
     Dv  vision width                    D   language model width
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
@@ -40,7 +39,10 @@ from .modules_llava_mini import (
     assign_units,
     check_crops,
     check_no_placeholders,
+    check_nothing_held,
     count_frames,
+    find_rows,
+    read_counts,
     select_frames,
 )
 from .vision_context_llava_mini import (
@@ -297,37 +299,47 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
             Embeddings `(B, S, D)`, and by modality the units' tokens and what else was asked for.
         """
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds)
-        for modality, mask in placeholders.items():
-            if modality not in visuals:
-                check_no_placeholders(modality, mask)
-        rows_of_units = {}
-        for modality, visual in visuals.items():
-            rows = assign_units(self.config, modality, placeholders[modality], visual.sizes)
-            rows_of_units[modality] = [row for row, size in zip(rows, visual.sizes) for _ in range(size)]
-
-        units_of_row = Counter(row for rows in rows_of_units.values() for row in rows)
-        num_units = torch.tensor([units_of_row[row] for row in range(len(inputs_embeds))], device=inputs_embeds.device)
         mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
-        text = KeptText(inputs_embeds, mask & (num_units > 0)[:, None])
-        encoded = {
-            modality: self.read_units(text, visual.chunks, rows_of_units[modality], keep_key_values)
-            for modality, visual in visuals.items()
-        }
+        *held, kept = read_counts([*placeholders.values(), mask])
+        rows_with_units = self.check_units(dict(zip(placeholders, held)), visuals)
+        num_units = sum(found.sum(1) for found in placeholders.values()) // self.config.num_image_tokens  # (B,)
+        text = KeptText(
+            inputs_embeds, mask & (num_units > 0)[:, None], max((kept[row] for row in rows_with_units), default=0)
+        )
+        encoded = {}
+        for modality, visual in visuals.items():
+            rows = find_rows(self.config, placeholders[modality], sum(visual.sizes))
+            encoded[modality] = self.read_units(text, visual.chunks, rows, keep_key_values)
         fused = text.put_back(num_units)
         for modality, chunk in encoded.items():
             fused = fused.masked_scatter(placeholders[modality].unsqueeze(-1), chunk.tokens.to(fused))
         return fused, encoded
 
+    def check_units(self, held: dict[str, list[int]], visuals: dict[str, LlavaMiniVisuals]) -> set[int]:
+        """
+        The rows that have images or videos, by how many placeholders each row holds.
+
+        Raises:
+            ValueError: placeholders and what was passed don't match.
+        """
+        rows: set[int] = set()
+        for modality, counts in held.items():
+            if modality in visuals:
+                rows.update(assign_units(self.config, modality, counts, visuals[modality].sizes))
+            else:
+                check_nothing_held(modality, counts)
+        return rows
+
     def read_units(
-        self, text: KeptText, chunks: Iterable[LlavaMiniVisualChunk], rows: list[int], keep_key_values: bool = False
+        self, text: KeptText, chunks: Iterable[LlavaMiniVisualChunk], rows: torch.Tensor, keep_key_values: bool = False
     ) -> LlavaMiniVisualChunk:
         """
-        Lets the text read the patches of every unit, chunk by chunk; `rows` is the row of each unit. Returns the
+        Lets the text read the patches of every unit, chunk by chunk; `rows` `(U,)` is the row of each unit. Returns the
         units without what only the text reads, but with keys and values over vision and text if they are to be kept.
         """
         seen, start = [], 0
         for chunk in chunks:
-            own = torch.tensor(rows[start : start + len(chunk.tokens)], device=text.embeds.device)
+            own = rows[start : start + len(chunk.tokens)]
             start += len(chunk.tokens)
             key_values = chunk.key_values
             if text.length:
@@ -374,7 +386,8 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         rows = None
         if input_ids is not None:
             masks = self.get_placeholder_mask(input_ids, None)
-            rows = {name: assign_units(self.config, name, masks[name], visual.sizes) for name, visual in opened.items()}
+            held = dict(zip(masks, read_counts(masks.values())))
+            rows = {name: assign_units(self.config, name, held[name], visual.sizes) for name, visual in opened.items()}
         dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}[keep]
         visuals = {
             name: LlavaMiniVisualChunk.join([replace(chunk, **dropped) for chunk in visual.chunks])
@@ -473,8 +486,7 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
                 input_ids, inputs_embeds, attention_mask, visuals, text_fusion_mask
             )
         elif mm_encoder_outputs is None and past_key_values is None and input_ids is not None:
-            for modality, mask in self.get_placeholder_mask(input_ids, inputs_embeds).items():
-                check_no_placeholders(modality, mask)
+            check_no_placeholders(self.get_placeholder_mask(input_ids, inputs_embeds))
 
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]

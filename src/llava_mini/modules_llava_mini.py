@@ -6,7 +6,7 @@ return. Shapes are in the vocabulary of `modeling_llava_mini.py`.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -404,16 +404,16 @@ class KeptText:
     Args:
         inputs_embeds (`torch.Tensor` of shape `(B, S, D)`): raw embeddings.
         mask (`torch.Tensor` of shape `(B, S)`): which tokens take part.
+        length (`int`): T, how many they are in the longest row.
 
     Attributes:
         embeds (`torch.Tensor` of shape `(B, T, D)`): kept tokens.
-        length (`int`): T, the longest row's.
     """
 
-    def __init__(self, inputs_embeds: torch.Tensor, mask: torch.Tensor):
+    def __init__(self, inputs_embeds: torch.Tensor, mask: torch.Tensor, length: int):
         self.inputs_embeds = inputs_embeds
         self.num_kept = mask.sum(1)
-        self.length = int(self.num_kept.max())
+        self.length = length
         positions = mask.logical_not().long().argsort(dim=1, stable=True)[:, : self.length, None]
         self.positions = positions.expand(-1, -1, inputs_embeds.shape[-1])
         self.embeds = inputs_embeds.gather(1, self.positions)
@@ -430,9 +430,23 @@ class KeptText:
         return self.inputs_embeds.scatter(1, self.positions, torch.where(is_kept[..., None], mean, self.embeds))
 
 
-def check_no_placeholders(modality: str, mask: torch.Tensor):
-    """Raises a ValueError when `mask` `(B, S)` holds placeholders that nothing was passed for."""
-    if count := int(mask.sum()):
+def read_counts(masks: Iterable[torch.Tensor]) -> list[list[int]]:
+    """
+    How many tokens of each row are set in each mask `(B, S)`. A prefill waits for the device here and nowhere else,
+    so that wrong prompts raise errors; decoding doesn't wait at all.
+    """
+    return torch.stack([mask.sum(1) for mask in masks]).tolist()
+
+
+def check_no_placeholders(placeholders: dict[str, torch.Tensor]):
+    """Raises a ValueError when a prompt without images and videos holds placeholders."""
+    for modality, held in zip(placeholders, read_counts(placeholders.values())):
+        check_nothing_held(modality, held)
+
+
+def check_nothing_held(modality: str, held: list[int]):
+    """Raises a ValueError when rows hold placeholders that nothing was passed for."""
+    if count := sum(held):
         pixels = {"image": "pixel_values", "video": "pixel_values_videos"}[modality]
         raise ValueError(
             f"The prompt holds {count} {modality} placeholder token(s), but no `{pixels}` were passed: pass them, or "
@@ -492,19 +506,24 @@ def arrange_crops(config: LlavaMiniConfig, features: torch.Tensor) -> tuple[torc
     return tiles.transpose(2, 3).flatten(1, 4), features[:, -1]
 
 
-def assign_units(config: LlavaMiniConfig, modality: str, mask: torch.Tensor, sizes: list[int]) -> list[int]:
+def find_rows(config: LlavaMiniConfig, mask: torch.Tensor, num_units: int) -> torch.Tensor:
+    """The row of each of `num_units` units `(U,)`, by the placeholders `mask` `(B, S)`, which have to match."""
+    rows = torch.arange(len(mask), device=mask.device)
+    return rows.repeat_interleave(mask.sum(1) // config.num_image_tokens, output_size=num_units)
+
+
+def assign_units(config: LlavaMiniConfig, modality: str, held: list[int], sizes: list[int]) -> list[int]:
     """
     The row of each image or video: rows take them in order until their placeholders are filled.
 
     Args:
-        mask (`torch.Tensor` of shape `(B, S)`): where the placeholders are.
+        held (`list[int]`): placeholders of each row.
         sizes (`list[int]`): visual units of each image or video.
 
     Raises:
         ValueError: placeholders and vision tokens don't match; the message names both counts.
     """
     needed = [size * config.num_image_tokens for size in sizes]
-    held = mask.sum(1).tolist()
     rows: list[int] = []
     for row, missing in enumerate(held):
         while missing > 0 and len(rows) < len(needed):
