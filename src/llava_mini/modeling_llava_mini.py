@@ -322,13 +322,14 @@ class LlavaMiniModel(LlavaMiniPreTrainedModel):
         Raises:
             ValueError: placeholders and what was passed don't match.
         """
-        rows: set[int] = set()
         for modality, counts in held.items():
-            if modality in visuals:
-                rows.update(assign_units(self.config, modality, counts, visuals[modality].sizes))
-            else:
+            if modality not in visuals:
                 check_nothing_held(modality, counts)
-        return rows
+        return {
+            row
+            for modality, visual in visuals.items()
+            for row in assign_units(self.config, modality, held[modality], visual.sizes)
+        }
 
     def read_units(
         self, text: KeptText, chunks: Iterable[LlavaMiniVisualChunk], rows: torch.Tensor, keep_key_values: bool = False
