@@ -37,7 +37,7 @@ QUESTION = "What is the text on the cake? Describe it!"
 
 @pytest.fixture(scope="module")
 def llama_models():
-    why = "Llama 3's vocabulary comes with: pip install --no-deps llama-models==0.3.0 tiktoken"
+    why = "Llama 3's vocabulary comes with llama-models, which is among the packages of the extra `test`"
     pytest.importorskip("tiktoken", reason=why)
     return pytest.importorskip("llama_models", reason=why)
 
