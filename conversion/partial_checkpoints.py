@@ -35,13 +35,22 @@ BASE_MODEL_HINT = "pass the base model with --base-model DIR_OR_REPO"
 _LORA_MATRIX = re.compile(r"(.+)\.lora_([AB])\.(?:default\.)?weight")
 # Kinds of adapters whose merge is another formula than W + scaling * B @ A.
 _OTHER_FORMULAS = (
-    "use_dora",
+    "alora_invocation_tokens",
+    "arrow_config",
     "fan_in_fan_out",
-    "lora_bias",
-    "use_qalora",
+    "kasa_config",
     "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
     "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
 )
+# Starts of A and B that leave W as it is; the others (PiSSA, OLoRA, ...) take from W what they put into B @ A.
+_PLAIN_STARTS = (None, True, False, "eva", "gaussian")
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ def read_original(directory: Path, base_model: str | None) -> OriginalCheckpoint
         base_model = base_model or adapter_config.get("base_model_name_or_path")
     elif (directory / PROJECTOR_FILE).is_file():
         trained, deltas = _strip_prefixes(read_weights_file(directory / PROJECTOR_FILE)), {}
+    elif base_model:
+        raise ValueError(f"{directory} holds a whole model, no part of one: leave out --base-model {base_model}.")
     else:
         return OriginalCheckpoint(config, read_checkpoint(directory), (directory,), directory)
 
@@ -125,7 +136,7 @@ class LowRankDelta:
         """
         if weight is None:
             raise ValueError(f"The adapter changes {key!r}, which the base model does not have: {BASE_MODEL_HINT}.")
-        if weight.shape != (self.b.shape[0], self.a.shape[1]) or self.b.shape[1] != self.a.shape[0]:
+        if weight.shape != self.b.shape[:1] + self.a.shape[1:] or self.b.shape[1:] != self.a.shape[:1]:
             raise ValueError(
                 f"The adapter's matrices for {key!r} have shapes {self.b.shape} and {self.a.shape}, which do not make "
                 f"the base model's {weight.shape}: {BASE_MODEL_HINT}."
@@ -142,6 +153,8 @@ class LowRankDelta:
 def _read_adapter(directory: Path, config: dict) -> tuple[Tensors, dict[str, LowRankDelta]]:
     """What an adapter replaces, and what it adds to, both by the authors' names."""
     used = [name for name in _OTHER_FORMULAS if config.get(name)]
+    if (start := config.get("init_lora_weights")) not in _PLAIN_STARTS:
+        used.append(f"init_lora_weights {start!r}")
     if config.get("peft_type") != "LORA" or used:
         raise ValueError(
             f"{directory / ADAPTER_CONFIG} describes {', '.join([str(config.get('peft_type')), *used])}, but only "
@@ -169,6 +182,6 @@ def _scaling(config: dict, module: str, rank: int) -> float:
     patterns = config.get("alpha_pattern") or {}
     alpha = next(
         (value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module)),
-        config["lora_alpha"],
+        config.get("lora_alpha", 8),  # PEFT's default
     )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -24,6 +24,7 @@ from authors_layout import (
     write_weights,
 )
 from convert_llava_mini_weights_to_hf import convert, main
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPConfig, CLIPModel
@@ -72,9 +73,28 @@ def test_file_kinds(tmp_path, converted, kind, shards, tower):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_tensors_that_are_not_contiguous(tmp_path):
+    """Which torch.save keeps as they are and safetensors refuses to write."""
+    tensors = all_tensors(CONFIG)
+    strided = {name: tensor.t().contiguous().t() for name, tensor in tensors.items() if tensor.ndim == 2}
+    convert(write_checkpoint(tmp_path / "input", CONFIG, tensors | strided, kind="bin"), tmp_path / "output")
+    weights = read_weights(tmp_path / "output")
+    assert torch.equal(weights["model.language_model.norm.weight"], tensors["model.norm.weight"])
+    assert torch.equal(weights["model.compressor.query"], tensors["model.compressor.query"])
+
+
+def test_safetensors_count_where_there_are_both(tmp_path):
+    source = write_checkpoint(tmp_path / "input", CONFIG, all_tensors(CONFIG))
+    (source / "pytorch_model.bin").write_text("never read")
+    convert(source, tmp_path / "output")
+
+
 def test_output_is_sharded_where_asked(tmp_path, converted):
     convert(GOLDEN / "standard" / "original", tmp_path / "output", max_shard_size=200_000)
     files = sorted(path.name for path in (tmp_path / "output").glob("*.safetensors"))
+    for path in (tmp_path / "output").glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            assert file.metadata() == {"format": "pt"}  # or transformers 4, the authors' too, refuses to read it
     assert len(files) > 4 and "model.safetensors.index.json" in [p.name for p in (tmp_path / "output").iterdir()]
     expected = read_weights(converted("standard"))
     for name, tensor in load(tmp_path / "output").state_dict().items():
@@ -306,6 +326,11 @@ class TestFirstStage:
         )
         assert torch.equal(weights["model.compressor.query"], new_tensors(CONFIG)["model.compressor.query"])
         assert report.ignored[f"{base}: model.mm_projector.0.bias"] == "replaced by what was trained"
+
+    def test_whole_checkpoint_over_a_base_model(self, tmp_path):
+        whole = write_checkpoint(tmp_path / "whole", CONFIG, all_tensors(CONFIG))
+        with pytest.raises(ValueError, match="holds a whole model.*leave out --base-model"):
+            convert(whole, tmp_path / "output", base_model="some/model")
 
     def test_needs_a_base_model(self, tmp_path, source):
         with pytest.raises(ValueError, match="only what was trained.*--base-model"):

@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """LoRA adapters over a base model: the converter's merge is PEFT's."""
 
+import dataclasses
 import json
 
 import pytest
@@ -86,7 +87,10 @@ class TestLora:
         change_json(adapter / "adapter_config.json", use_dora=False, peft_type="IA3")
         with pytest.raises(ValueError, match="describes IA3"):
             convert(adapter, tmp_path / "output")
-        change_json(adapter / "adapter_config.json", peft_type="LORA")
+        change_json(adapter / "adapter_config.json", peft_type="LORA", init_lora_weights="pissa")
+        with pytest.raises(ValueError, match="describes LORA, init_lora_weights 'pissa'"):
+            convert(adapter, tmp_path / "output")
+        change_json(adapter / "adapter_config.json", init_lora_weights="gaussian")
         tensors = load_file(adapter / "adapter_model.safetensors")
         save_file(
             tensors | {"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 304)},
@@ -96,6 +100,31 @@ class TestLora:
             convert(adapter, tmp_path / "output")
         assert not (tmp_path / "output").exists()
 
+    OTHER_FORMULAS = {
+        field.name for field in dataclasses.fields(peft.LoraConfig) if field.metadata.get("is_lora_variant")
+    }
+
+    @pytest.mark.parametrize(
+        "name",
+        sorted(
+            OTHER_FORMULAS
+            | {
+                "fan_in_fan_out",
+                "layer_replication",
+                "lora_bias",
+                "target_parameters",
+                "trainable_token_indices",
+                "use_qalora",
+            }
+        ),
+    )
+    def test_variants_of_lora_are_refused(self, tmp_path, name):
+        """Also those that a newer PEFT brings."""
+        (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", name: [1]}))
+        with pytest.raises(ValueError, match=f"describes LORA, {name}, but"):
+            convert(tmp_path, tmp_path / "output", base_model="never looked at")
+
     def test_adapter_of_another_model(self, tmp_path, base):
         adapter, _ = self.write_adapter(tmp_path, base)
         path = adapter / "adapter_model.safetensors"
@@ -103,6 +132,9 @@ class TestLora:
         first = next(name for name in tensors if "lora_B" in name)
         save_file(tensors | {first: torch.zeros(99, 4)}, path)
         with pytest.raises(ValueError, match=r"have shapes \(99, 4\).*--base-model"):
+            convert(adapter, tmp_path / "output")
+        save_file(tensors | {first: torch.zeros(len(tensors[first]), 3)}, path)
+        with pytest.raises(ValueError, match=r", 3\) and \(4, .*--base-model"):
             convert(adapter, tmp_path / "output")
         save_file({name: t for name, t in tensors.items() if name != first}, path)
         with pytest.raises(ValueError, match="only one of two matrices"):
