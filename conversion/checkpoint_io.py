@@ -45,7 +45,7 @@ class LazyTensor:
 
     def rows(self, start: int, stop: int) -> "LazyTensor":
         """Rows `start` to `stop` of it."""
-        return LazyTensor((stop - start, *self.shape[1:]), self.dtype, lambda: self.load()[start:stop].clone())
+        return LazyTensor((stop - start, *self.shape[1:]), self.dtype, lambda: self.load()[start:stop])
 
 
 Tensors = dict[str, LazyTensor]
@@ -90,8 +90,8 @@ def read_checkpoint(directory: Path, file_names: tuple[str, ...] = WEIGHT_FILE_N
     if not name.endswith(".index.json"):
         return read_weights_file(directory / name)
     weight_map = read_json(directory / name).get("weight_map")
-    if not weight_map:
-        raise ValueError(f"{directory / name} has no `weight_map`: download this file again.")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise ValueError(f"{directory / name} has no `weight_map` of names to files: download this file again.")
     tensors: Tensors = {}
     for shard in sorted(set(weight_map.values())):
         if not (directory / shard).is_file():
@@ -119,7 +119,7 @@ def read_weights_file(path: Path) -> Tensors:
             load = _load_safetensors
         else:
             tensors, load = _open_bin(path), _load_bin
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
         hint = "it is truncated, damaged or no weights file; download it again"
         if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):

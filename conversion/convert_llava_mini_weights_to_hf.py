@@ -36,6 +36,7 @@ from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, conv
 from to_original import to_original
 from tokenizer_conversion import IMAGE_TOKEN, VIDEO_TOKEN, convert_generation_config, convert_tokenizer
 from transformers import GenerationConfig
+from verification import read_numbers
 from verification import verify as verify_directory
 from vision_tower import find_vision_tower
 
@@ -85,6 +86,8 @@ def convert(
     """
     output = Path(output_dir).resolve()
     check_output(output, overwrite)
+    if expected:
+        read_numbers(Path(expected))  # so that an unusable directory is told now, not after minutes
     source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
     plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template)
     check_no_input_is_inside(output, plan.sources)
@@ -202,6 +205,45 @@ def common_dtype(tensors: Tensors) -> torch.dtype:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        # Read first: a conversion takes minutes.
+        facts = read_facts(options.push_to_hub, options.card_facts) if options.push_to_hub else None
+        print(run(options))
+        print(f"Wrote {options.output}")
+        if facts:
+            prepare_repository(options.output, options.push_to_hub, facts)
+            print(f"Uploaded: {push_to_hub(options.output, options.push_to_hub)}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Converts, or goes back, as the command line says."""
+    common = {
+        "vision_tower": options.vision_tower,
+        "overwrite": options.overwrite,
+        "max_shard_size": options.max_shard_size,
+        "show_progress": True,
+    }
+    if options.to_original:
+        return to_original(options.input, options.output, **common)
+    return convert(
+        options.input,
+        options.output,
+        base_model=options.base_model,
+        new_prefusion=options.new_prefusion,
+        chat_template=options.chat_template,
+        verify=options.verify,
+        expected=options.expected,
+        **common,
+    )
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options; exits with code 2 for those that don't go together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="INPUT", help="the authors' checkpoint, a directory or a Hub repository")
     parser.add_argument("output", metavar="OUTPUT", help="directory to write")
@@ -229,37 +271,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-shard-size", default=MAX_SHARD_SIZE, metavar="SIZE", help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if there is something in it")
     options = parser.parse_args(arguments)
-    if options.to_original and options.push_to_hub:
-        parser.error("--push-to-hub is for converted checkpoints, not for the authors' layout")
-    common = {
-        "vision_tower": options.vision_tower,
-        "overwrite": options.overwrite,
-        "max_shard_size": options.max_shard_size,
-        "show_progress": True,
-    }
-    try:
-        if options.to_original:
-            report = to_original(options.input, options.output, **common)
-        else:
-            report = convert(
-                options.input,
-                options.output,
-                base_model=options.base_model,
-                new_prefusion=options.new_prefusion,
-                chat_template=options.chat_template,
-                verify=options.verify,
-                expected=options.expected,
-                **common,
-            )
-        if options.push_to_hub:
-            prepare_repository(options.output, options.push_to_hub, read_facts(options.push_to_hub, options.card_facts))
-            print(f"Uploaded: {push_to_hub(options.output, options.push_to_hub)}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report)
-    print(f"Wrote {options.output}")
-    return 0
+    for name in ("base_model", "new_prefusion", "chat_template", "verify", "expected", "push_to_hub"):
+        if options.to_original and getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} is for converting, not for --to-original")
+    if options.card_facts and not options.push_to_hub:
+        parser.error("--card-facts is for --push-to-hub")
+    return options
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint_io import read_json, write_json
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
 import llava_mini
@@ -79,12 +81,13 @@ def read_facts(repository: str, path: Path | None) -> CardFacts:
     What the card of `repository` says: the JSON file at `path`, or the repository's name alone.
 
     Raises:
-        ValueError: the file says something that no card has, or lacks the title.
+        ValueError: the file says something that no card has, or lacks the title; or no repository can have this name.
     """
+    validate_repo_id(repository)
     if path is None:
         return CardFacts(title=repository.split("/")[-1])
     try:
-        return CardFacts(**json.loads(path.read_text()))
+        return CardFacts(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} describes no model card ({error}): see those in model_cards/.") from error
 
@@ -107,7 +110,7 @@ def make_model_card(folder: Path, repository: str, facts: CardFacts) -> str:
     text, vision = config.text_config, config.vision_config
     return (
         (CARDS / "template.md")
-        .read_text()
+        .read_text(encoding="utf-8")
         .format(
             **{name: value for name, value in vars(facts).items() if name != "base_model"},
             base_model_lines=f"base_model: {facts.base_model}\n" if facts.base_model else "",
@@ -156,12 +159,12 @@ def prepare_repository(folder: str | Path, repository: str, facts: CardFacts) ->
         return values
 
     _edit(folder / "processor_config.json", add_code)
-    (folder / "README.md").write_text(make_model_card(folder, repository, facts))
+    (folder / "README.md").write_text(make_model_card(folder, repository, facts), encoding="utf-8")
     return folder
 
 
 def _edit(path: Path, change) -> None:
-    path.write_text(json.dumps(change(json.loads(path.read_text())), indent=2) + "\n")
+    write_json(path, change(read_json(path)))
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
@@ -172,15 +175,21 @@ def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> s
         The commit's address.
 
     Raises:
-        ValueError: the Hub refuses; the message says what it said.
+        ValueError: the Hub refuses, or can't be reached; the message says what it said.
     """
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="LLaVA-Mini, converted")
     except HfHubHTTPError as error:
+        what_it_said = " ".join(str(error).split())
         raise ValueError(
-            f"The Hub refuses {repository}: {error}. Log in with `hf auth login`, with a token that may write there."
+            f"The Hub refuses {repository}: {what_it_said}. Log in with `hf auth login`, with a token that may write "
+            "there."
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise ValueError(
+            f"The Hub can't be reached ({error}): upload {folder} later with python conversion/hub.py."
         ) from error
     return str(commit)
 
@@ -199,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare_repository(arguments.folder, arguments.repository, facts)
         if not arguments.prepare_only:
             print(push_to_hub(arguments.folder, arguments.repository, arguments.private))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

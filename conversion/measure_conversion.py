@@ -5,7 +5,8 @@ Measures a conversion: peak memory, time, and the time in comparison with plainl
     python conversion/make_random_checkpoint.py CHECKPOINT
     python conversion/measure_conversion.py CHECKPOINT OUTPUT [options of the converter]
 
-Both start with the input out of the page cache and end when everything is on the disk. The copy is deleted again.
+Both start with the input out of the page cache, where the system lets it be dropped, and end when everything is on
+the disk. The copy is deleted again.
 """
 
 import argparse
@@ -68,6 +69,8 @@ def _time_copy(files: list[Path], folder: Path) -> float:
 
 
 def _drop_from_cache(files: list[Path]) -> None:
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
     os.sync()  # only what is on the disk can be dropped
     for path in files:
         with path.open("rb") as file:

@@ -17,10 +17,19 @@ def expected_shapes(config: LlavaMiniConfig) -> dict[str, tuple[int, ...]]:
     """
     Names and shapes of everything a converted checkpoint holds: the model's and, so that nothing is lost, the tower
     layers past the selected one, which the model does not build.
+
+    Raises:
+        ValueError: numbers in the configuration that no model can have.
     """
-    with torch.device("meta"):
-        model = LlavaMiniForConditionalGeneration(config)
-        tower = AutoModel.from_config(config.vision_config)
+    try:
+        with torch.device("meta"):
+            model = LlavaMiniForConditionalGeneration(config)
+            tower = AutoModel.from_config(config.vision_config)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"No model can be built from the configuration ({type(error).__name__}: {error}): download config.json of "
+            "checkpoint and vision tower again."
+        ) from error
     tensors = model.state_dict() | {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
     if config.tie_word_embeddings:
         del tensors["lm_head.weight"]

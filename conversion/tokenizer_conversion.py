@@ -83,7 +83,7 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
 def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+    except Exception as error:  # tokenizers raises nothing more special
         first_line = str(error).strip().split("\n")[0]
         hint = "expected tokenizer.json or tokenizer.model, and tokenizer_config.json"
         if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
@@ -134,9 +134,12 @@ def convert_generation_config(
     The generation settings of `directory` with a pad id, or, when it has none, the ids of its configuration; and
     the names of settings left out, since they say how to sample where sampling is off (transformers refuses to save
     those, and nothing reads them).
+
+    Raises:
+        ValueError: the file is no JSON object.
     """
     if (directory / "generation_config.json").is_file():
-        generation_config = GenerationConfig.from_pretrained(directory)
+        generation_config = GenerationConfig.from_dict(read_json(directory / "generation_config.json"))
     else:
         ids = {key: original_config.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         generation_config = GenerationConfig(**ids)

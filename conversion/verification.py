@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from checkpoint_io import Tensors, read_checkpoint
+from jinja2 import TemplateError
 from model_layout import expected_shapes
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
@@ -14,6 +14,7 @@ import llava_mini  # noqa: F401 (registers the Auto classes)
 
 # The authors' float32 numbers on CPU; sums are taken in another order here.
 TOLERANCE = 1e-5
+EXPECTED_FILE = "tensors.safetensors"
 # Where the authors' code has an image or a video among the ids.
 ORIGINAL_IMAGE_ID = -200
 
@@ -78,7 +79,10 @@ def _verify_processor(directory: Path) -> str:
         if found != wanted:
             raise ValueError(f"The processor in {directory} has {name} {found!r}, but the model needs {wanted!r}.")
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "video"}, {"type": "text", "text": "What?"}]}]
-    ids = tokenizer(processor.apply_chat_template(chat, add_generation_prompt=True)).input_ids
+    try:
+        ids = tokenizer(processor.apply_chat_template(chat, add_generation_prompt=True)).input_ids
+    except TemplateError as error:
+        raise ValueError(f"The chat template can't be used ({error}): pass another with --chat-template.") from error
     if ids.count(config.image_token_id) != 1 or ids.count(config.video_token_id) != 1:
         raise ValueError(f"The chat template in {directory} does not write one placeholder an image and video.")
     return "the processor fits the model"
@@ -98,17 +102,38 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _verify_outputs(directory: Path, expected: Path) -> str:
     model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
-    numbers = load_file(expected / "tensors.safetensors")
+    numbers = read_numbers(expected)
+    apart = f"{directory} and {expected} don't belong together"
     differences = {}
-    with torch.no_grad():
-        for name, inputs in golden_inputs(model, numbers).items():
-            differences[name] = (model(**inputs).logits - numbers[f"{name}.logits"]).abs().max().item()
-            if not differences[name] <= TOLERANCE:  # also when it is no number
-                raise ValueError(
-                    f"The {name} logits differ from the authors' by {differences[name]:.1e}, more than "
-                    f"{TOLERANCE:.0e}: {directory} and {expected} don't belong together."
-                )
+    for name, inputs in golden_inputs(model, numbers).items():
+        try:
+            with torch.no_grad():
+                logits = model(**inputs).logits
+            differences[name] = (logits - numbers[f"{name}.logits"]).abs().max().item()
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"The model can't read the authors' {name} input ({error}): {apart}.") from error
+        if not differences[name] <= TOLERANCE:  # also when it is no number
+            raise ValueError(
+                f"The {name} logits differ from the authors' by {differences[name]:.1e}, more than {TOLERANCE:.0e}: "
+                f"{apart}."
+            )
     return f"logits equal the authors', the largest difference being {max(differences.values()):.1e}"
+
+
+def read_numbers(expected: Path) -> dict[str, torch.Tensor]:
+    """
+    The authors' numbers in the directory `expected`, inputs and logits of four cases.
+
+    Raises:
+        ValueError: no such file, or one without them.
+    """
+    numbers = {name: tensor.load() for name, tensor in read_checkpoint(expected, (EXPECTED_FILE,)).items()}
+    wanted = [f"{case}.{kind}" for case in ("image", "video", "batch") for kind in ("input_ids", "images", "logits")]
+    if absent := [name for name in [*wanted, "text.input_ids", "text.logits"] if name not in numbers]:
+        raise ValueError(
+            f"{expected / EXPECTED_FILE} lacks {absent[0]!r}: --expected takes a directory like tests/golden/standard."
+        )
+    return numbers
 
 
 def golden_inputs(model: PreTrainedModel, numbers: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

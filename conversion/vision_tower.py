@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_io import WEIGHT_FILE_PATTERNS, Tensors, find_local, locate, read_checkpoint, read_json
+from huggingface_hub.errors import StrictDataclassError
 from key_mapping import ORIGINAL_TOWER
 from transformers import CLIPVisionConfig
 
@@ -90,12 +91,17 @@ def read_vision_tower(name: str, relative_to: Path, needs_weights: bool = True) 
     """
     directory = locate(name, relative_to, TOWER_FILES, "pass the vision tower with --vision-tower DIR_OR_REPO")
     config = read_json(directory / "config.json")
-    config = config.get("vision_config") or config  # a whole CLIP has both halves' settings
+    if isinstance(config.get("vision_config"), dict):  # a whole CLIP has both halves' settings
+        config = config["vision_config"]
     if config.get("model_type") != "clip_vision_model":
         raise ValueError(
             f"The vision tower in {directory} is of type {config.get('model_type')!r}, but has to be a CLIP: pass "
             "another with --vision-tower."
         )
+    try:
+        vision_config = CLIPVisionConfig.from_dict(config)
+    except StrictDataclassError as error:
+        raise ValueError(f"{directory / 'config.json'} describes no CLIP. {error.__cause__ or error}") from error
     tensors: Tensors = {}
     ignored: dict[str, str] = {}
     for key, tensor in (read_checkpoint(directory) if needs_weights else {}).items():
@@ -105,4 +111,4 @@ def read_vision_tower(name: str, relative_to: Path, needs_weights: bool = True) 
             tensors[ORIGINAL_TOWER + key.removeprefix("vision_model.")] = tensor
     has_preprocessor = (directory / "preprocessor_config.json").is_file()
     preprocessor = read_json(directory / "preprocessor_config.json") if has_preprocessor else {}
-    return VisionTower(CLIPVisionConfig.from_dict(config), tensors, ignored, preprocessor, name, directory)
+    return VisionTower(vision_config, tensors, ignored, preprocessor, name, directory)

@@ -8,7 +8,7 @@ from pathlib import Path
 import checkpoint_io
 import pytest
 import torch
-from checkpoint_io import LazyTensor, read_checkpoint
+from checkpoint_io import LazyTensor, find_local, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import ignored_reason, rename_key
 from safetensors.torch import load_file, save_file
@@ -189,9 +189,17 @@ def truncate(original):
 BAD_INPUT = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json does not exist"),
     "config is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "can't be read as JSON"),
+    "config is no text": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "can't be read as JSON"),
+    "config is a list": (lambda folder: (folder / "config.json").write_text("[1]"), "holds no JSON object"),
+    "impossible size": (lambda folder: change_config(folder, vocab_size=-1), "No model can be built from"),
+    "unknown rope": (lambda folder: change_config(folder, rope_scaling={"type": "new"}), "No model can be built from"),
+    "rope lacks a number": (
+        lambda folder: change_config(folder, rope_scaling={"rope_type": "linear"}),
+        "describes no model that exists here.*factor",
+    ),
     "no weights": (lambda folder: [p.unlink() for p in folder.glob("model*")], "has no weights"),
     "shard missing": (lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(), "is missing, but"),
-    "shard truncated": (truncate, "can't be read"),
+    "shard truncated": (truncate, "can't be read .*truncated, damaged or no weights file"),
     "tensor missing": (remove_key, "1 tensor.s. are missing, such as 'model.language_model.norm.weight'"),
     "tensor unknown": (
         lambda folder: change_shard(folder, lambda t: t.update({"model.extra": torch.zeros(1)})),
@@ -200,14 +208,24 @@ BAD_INPUT = {
     "layer too many": (lambda folder: change_config(folder, prefusion_layer_num=1), "are unexpected, such as"),
     "wrong shape": (lambda folder: change_config(folder, intermediate_size=64), "have the wrong shape"),
     "unknown projector": (lambda folder: change_config(folder, mm_projector_type="qformer"), "is not supported"),
+    "projector is a number": (lambda folder: change_config(folder, mm_projector_type=5), "5, which is not supported"),
     "class token kept": (lambda folder: change_config(folder, mm_vision_select_feature="cls_patch"), "not square"),
     "tower does not fit": (lambda folder: change_config(folder, mm_hidden_size=48), "of width 48"),
+    "tower contradicts itself": (
+        lambda folder: change_json(folder.parent / "vision_tower" / "config.json", num_attention_heads=5),
+        "describes no CLIP.*not a multiple",
+    ),
     "tower not found": (lambda folder: change_config(folder, mm_vision_tower="../nowhere"), "--vision-tower"),
     "crops of another size": (
         lambda folder: change_json(folder.parent / "vision_tower" / "preprocessor_config.json", crop_size=42),
         "crops to .* 42",
     ),
     "no tokenizer": (lambda folder: [p.unlink() for p in folder.glob("*token*")], "The tokenizer in"),
+    "tokenizer is a list": (lambda folder: (folder / "tokenizer.json").write_text("[1]"), "The tokenizer in"),
+    "generation settings are a list": (
+        lambda folder: (folder / "generation_config.json").write_text("[1]"),
+        "generation_config.json holds no JSON object",
+    ),
 }
 
 
@@ -232,6 +250,8 @@ def test_output_is_only_replaced_when_asked(tmp_path):
     with pytest.raises(ValueError, match="is not empty.*--overwrite"):
         convert(source, output)
     assert (output / "notes.txt").exists()
+    with pytest.raises(ValueError, match="is a file: give a directory"):
+        convert(source, output / "notes.txt", overwrite=True)
     assert main([str(source), str(output), "--overwrite"]) == 0
     assert (output / "config.json").exists() and not (output / "notes.txt").exists()
 
@@ -262,8 +282,41 @@ def test_output_behind_a_link(tmp_path):
 def test_repositories_on_the_hub(tmp_path, monkeypatch, original):
     change_config(original, mm_vision_tower="someone/tower")
     folders = {"someone/checkpoint": original, "someone/tower": original.parent / "vision_tower"}
-    monkeypatch.setattr(checkpoint_io, "snapshot_download", lambda name, allow_patterns: str(folders[name]))
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked[name] = allow_patterns
+        if name not in folders:
+            raise OSError("unreachable")
+        return str(folders[name])
+
+    monkeypatch.setattr(checkpoint_io, "snapshot_download", download)
     convert("someone/checkpoint", tmp_path / "output", verify=True)
+    # A repository may hold the same weights in other frameworks' files too.
+    assert {"*.json", "*.safetensors", "*.bin", "tokenizer.model"} <= set(asked["someone/checkpoint"])
+    assert {"config.json", "preprocessor_config.json", "*.safetensors"} <= set(asked["someone/tower"])
+    assert not {"*", "*.h5", "*.msgpack"} & {pattern for patterns in asked.values() for pattern in patterns}
+    with pytest.raises(ValueError, match="'no/one' is neither a directory nor a Hub repository"):
+        convert("no/one", tmp_path / "other")
+
+
+def test_names_of_directories_are_seen_from_the_checkpoint_first(tmp_path, monkeypatch):
+    for name in ("checkpoint/tower", "tower", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "checkpoint"
+    assert find_local("tower", checkpoint).resolve() == checkpoint / "tower"
+    assert find_local("elsewhere", checkpoint).resolve() == tmp_path / "elsewhere"
+    assert find_local("nowhere", checkpoint) is None
+
+
+@pytest.mark.parametrize(
+    "options", ["--verify --to-original", "--push-to-hub me/it --to-original", "--card-facts card.json"]
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, options):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), str(tmp_path / "output"), *options.split()])
+    assert f"error: {options.split()[0]} is for " in capsys.readouterr().err
 
 
 class TestVerification:
@@ -288,6 +341,26 @@ class TestVerification:
         arguments = [str(GOLDEN / "standard" / "original"), str(tmp_path / "output"), "--verify"]
         assert main([*arguments, "--expected", str(GOLDEN / "standard")]) == 0
         assert capsys.readouterr().out.count("verified: ") == 4
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda path: path.unlink(), "has no weights: expected one of tensors.safetensors"),
+            (lambda path: path.write_bytes(path.read_bytes()[:-9]), "can't be read"),
+            (lambda path: save_file({"image.logits": torch.zeros(1)}, path), "lacks 'image.input_ids': --expected"),
+        ],
+    )
+    def test_expected_numbers_are_looked_at_before_anything_is_written(self, original, tmp_path, spoil, message):
+        spoil(original.parent / "tensors.safetensors")
+        with pytest.raises(ValueError, match=message):
+            convert(tmp_path / "never looked at", tmp_path / "output", expected=original.parent)
+
+    def test_expected_numbers_of_a_bigger_vocabulary(self, original, tmp_path):
+        numbers = load_file(original.parent / "tensors.safetensors")
+        numbers["text.input_ids"] = numbers["text.input_ids"] + 1000
+        save_file(numbers, original.parent / "tensors.safetensors")
+        with pytest.raises(ValueError, match="can't read the authors' text input.*don't belong together"):
+            convert(original, tmp_path / "output", expected=original.parent)
 
     def test_result_that_does_not_verify_does_not_appear(self, original, tmp_path):
         change_shard(original, lambda tensors: tensors["model.embed_tokens.weight"].mul_(1.001))
@@ -328,6 +401,11 @@ class TestVerification:
     def test_processor_of_another_model(self, directory, path, change, message):
         change_json(directory / path, **change)
         with pytest.raises(ValueError, match=message):
+            verify(directory)
+
+    def test_template_with_a_mistake(self, directory):
+        (directory / "chat_template.jinja").write_text("{% for %}")
+        with pytest.raises(ValueError, match="can't be used .*--chat-template"):
             verify(directory)
 
     def test_template_without_placeholders(self, directory):

@@ -114,6 +114,16 @@ def test_disk_space_is_checked_before_anything_is_written(tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+def test_progress_reaches_the_end_and_is_for_the_command_line(tmp_path, capsys):
+    source, output = GOLDEN / "standard" / "original", tmp_path / "not" / "there" / "yet"
+    convert(source, output)
+    assert "Weights" not in capsys.readouterr().err
+    assert not (output / IN_PROGRESS).exists() and not output.with_name("yet.incomplete").exists()
+    assert main([str(source), str(output), "--overwrite", "--max-shard-size", "200KB"]) == 0
+    assert "Weights: 100%" in capsys.readouterr().err
+    assert len(list(output.glob("*.safetensors"))) > 4
+
+
 def test_disk_that_fills_up_meanwhile(tmp_path, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))  # a file any larger is refused by the system
@@ -165,9 +175,10 @@ def test_index_and_shards_have_to_agree(tmp_path):
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match="lists 1 tensor.*'model.extra'"):
         convert(original, tmp_path / "output")
-    path.write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="has no `weight_map`"):
-        convert(original, tmp_path / "output")
+    for nothing in ({}, {"weight_map": {}}, {"weight_map": ["model.norm.weight"]}, {"weight_map": {"a": 1}}):
+        path.write_text(json.dumps(nothing))
+        with pytest.raises(ValueError, match="has no `weight_map`"):
+            convert(original, tmp_path / "output")
 
 
 def test_packed_projection_with_a_row_too_many(tmp_path):

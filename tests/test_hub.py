@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import convert_llava_mini_weights_to_hf as converter
+import hub as hub_module
 import pytest
 from hub import CODE_FILES, CardFacts, main, prepare_repository
+from huggingface_hub.errors import HTTPError
 from local_hub import LocalHub
 
 
@@ -96,6 +99,34 @@ def test_refusals(folder, tmp_path, capsys):
     (tmp_path / "facts.json").write_text('{"titel": "typo"}')
     assert main([str(folder), REPOSITORY, "--facts", str(tmp_path / "facts.json"), "--prepare-only"]) == 2
     assert "describes no model card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--push-to-hub", REPOSITORY, "--card-facts", "nowhere.json"], "nowhere.json describes no model card"),
+        (["--push-to-hub", "a/b/c"], "'a/b/c'"),
+    ],
+)
+def test_what_can_not_be_pushed_is_told_before_converting(tmp_path, capsys, options, message):
+    assert converter.main([str(ORIGINAL), str(tmp_path / "converted"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "converted").exists()
+
+
+def test_hub_out_of_reach(folder, monkeypatch, capsys):
+    created = []
+
+    class Api:
+        def create_repo(self, *arguments, **options):
+            created.append((arguments, options))
+            raise HTTPError("no route")
+
+    monkeypatch.setattr(hub_module, "HfApi", Api)
+    assert main([str(folder), REPOSITORY, "--private"]) == 2
+    assert "error: The Hub can't be reached (no route): upload" in capsys.readouterr().err
+    # A repository that is there already takes the next version.
+    assert created == [((REPOSITORY,), {"private": True, "exist_ok": True})]
 
 
 def test_card_is_filled_and_its_snippet_runs(folder, tmp_path, monkeypatch):

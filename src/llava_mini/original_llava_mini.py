@@ -92,7 +92,7 @@ def convert_config(
             dtype=dtype,
             architectures=[LlavaMiniForConditionalGeneration.__name__],
         )
-    except StrictDataclassError as error:
+    except (StrictDataclassError, ArithmeticError, LookupError, TypeError) as error:
         raise ValueError(f"config.json describes no model that exists here. {error.__cause__ or error}") from error
 
 
@@ -105,7 +105,7 @@ def count_projector_layers(projector_type: str) -> int:
     """
     if projector_type in ("identity", "linear"):
         return int(projector_type == "linear")
-    if match := re.fullmatch(r"mlp(\d+)x_gelu", projector_type):
+    if match := re.fullmatch(r"mlp(\d+)x_gelu", str(projector_type)):
         return int(match[1])
     raise ValueError(
         f"config.json has `mm_projector_type` {projector_type!r}, which is not supported: expected 'linear', "
