@@ -16,10 +16,13 @@ from authors_layout import (
     tower_tensors,
     write_checkpoint,
 )
+from config_mapping import restore_config
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import rename_key, restore_key
 from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
+
+from llava_mini import LlavaMiniConfig
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -158,6 +161,7 @@ def test_tuned_tokenizer_is_one_that_transformers_4_reads(tuned, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"compressor_layer_norm_eps": 1e-6}, "`compressor_layer_norm_eps` is 1e-06"),
         ({"compressor_num_attention_heads": 4}, "`compressor_num_attention_heads` is 4.*knows only 8"),
         ({"projector_hidden_act": "relu"}, "`projector_hidden_act` is 'relu'"),
         ({"model_type": "llava"}, "of type 'llava'"),
@@ -172,6 +176,52 @@ def test_what_the_authors_code_does_not_know_is_refused(converted, tmp_path, cha
         to_original(tmp_path / "model", tmp_path / "back")
     assert main([str(tmp_path / "model"), str(tmp_path / "back"), "--to-original"]) == 2
     assert not (tmp_path / "back").exists()
+
+
+def test_other_language_models_do_not_go_back():
+    config = LlavaMiniConfig(text_config={"model_type": "mistral", "sliding_window": None}, dtype="float32")
+    with pytest.raises(ValueError, match="`text_config.model_type` is 'mistral'"):
+        restore_config(config, known={})
+
+
+def test_settings_that_changed_go_back_and_the_authors_others_stay(converted):
+    config = LlavaMiniConfig.from_pretrained(converted("standard"))
+    known = json.loads((GOLDEN / "standard" / "original" / "config.json").read_text()) | {"tune_mm_mlp_adapter": True}
+    assert restore_config(config, known) == known
+    config.text_config.rms_norm_eps = 0.5
+    restored = restore_config(config, known)
+    assert restored["rms_norm_eps"] == 0.5 and restored["tune_mm_mlp_adapter"]
+    assert "rope_parameters" not in restored  # transformers 4 has not heard of it
+
+
+@pytest.mark.parametrize(("layers", "kind"), [(0, "identity"), (1, "linear"), (3, "mlp3x_gelu")])
+def test_numbers_of_a_model_that_was_never_converted(layers, kind):
+    config = LlavaMiniConfig(
+        text_config={"model_type": "llama", "hidden_size": 1024, "rope_theta": 7.0},
+        num_projector_layers=layers,
+        num_prefusion_layers=5,
+        compressor_size=3,
+        resolution_ratio=4,
+        vision_feature_layer=-3,
+        dtype="bfloat16",
+    )
+    restored = restore_config(config, known={})
+    expected = {
+        "architectures": ["LlavaMiniLlamaForCausalLM"],
+        "model_type": "llava_mini_llama",
+        "mm_projector_type": kind,
+        "prefusion_layer_num": 5,
+        "compressor_size": 3,
+        "resolution_ratio": 4,
+        "mm_vision_select_layer": -3,
+        "mm_hidden_size": 1024,
+        "torch_dtype": "bfloat16",
+        "rope_theta": 7.0,
+        "rope_scaling": None,
+        "tokenizer_padding_side": "right",
+        "mm_use_im_start_end": False,
+    }
+    assert {key: restored[key] for key in expected} == expected
 
 
 def test_other_rule_for_token_0_is_reported(converted, tmp_path):
