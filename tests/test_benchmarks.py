@@ -1,11 +1,24 @@
-"""FLOPs are exact, so they are asserted: the paper's figures are beaten by skipping what nobody reads."""
+"""
+FLOPs are exact, so they are asserted: the paper's figures are beaten by skipping what nobody reads. Times are not; that
+the timing commands run and compare equals is.
+"""
 
+import json
+import sys
+from pathlib import Path
+
+import latency
 import pytest
+import shapes
 import torch
+import video
 from flops import count, count_language_model, count_llava, count_mini
+from plot import read_panels
 from shapes import llava_config, mini_config
-from tiny import ROWS, collate, make_row, tiny_model
-from transformers import LlavaForConditionalGeneration
+from timing import TEXT_TOKENS, measure
+from tiny import IMAGE_SIZE, ROWS, collate, make_row, tiny_model
+from transformers import AutoModel, LlavaForConditionalGeneration
+from video import RandomFrames, frame_by_frame
 
 from llava_mini import LlavaMiniForConditionalGeneration
 
@@ -51,3 +64,61 @@ def test_stages_add_up_to_the_forward_pass(size, ratio):
     stages = count_mini(model, text_tokens)
     assert again == stages["pre-fusion of text"] + stages["language model"] + stages["head"]
     assert count_language_model(model.model.language_model, torch.randn(1, len(row.input_ids), 32)) < again
+
+
+def test_measure_interleaves_and_sees_memory():
+    called = []
+
+    def hold(mebibytes):
+        called.append(mebibytes)
+        torch.ones(mebibytes, 2**18).sum()  # float32
+
+    results = measure({"small": lambda: hold(1), "large": lambda: hold(256)}, runs=2, device="cpu")
+    assert called == [1, 256] * 3
+    assert [len(own.seconds) for own in results.values()] == [2, 2]
+    if sys.platform == "linux":  # pages that the allocator kept from before make it a little less or more
+        assert results["large"].peak_mib == pytest.approx(256, abs=64)
+        assert results["small"].peak_mib < 64
+
+
+def test_the_loop_that_videos_are_compared_with_computes_the_same():
+    model = tiny_model(prefusion_ignored_token_ids=[])
+    tower = AutoModel.from_config(model.config.vision_config).eval()
+    tower.load_state_dict(model.model.vision_tower.state_dict(), strict=False)  # without the layers left out
+    stream = RandomFrames(num_frames=9, crops=1, image_size=IMAGE_SIZE, dtype=torch.float32)
+    row = make_row(model.config, [("video", 9), TEXT_TOKENS])
+    ids = torch.where(row.input_ids == 0, 6, row.input_ids)[None]
+    embeds = model.model.embed_prompt(ids)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        visuals = model.model.open_visuals(pixel_values_videos=[stream])
+        fused, _ = model.model.fuse_modalities(ids, embeds, None, visuals)
+        torch.manual_seed(0)
+        looped = frame_by_frame(model, tower, stream, embeds[:, -TEXT_TOKENS:])
+    # Sums in another order.
+    torch.testing.assert_close(fused[:, -TEXT_TOKENS:], looped.to(fused), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("script", ["latency", "video"])
+def test_timing_commands(monkeypatch, tmp_path, capsys, script):
+    """Both commands from beginning to end, with small widths and few layers."""
+    monkeypatch.setattr(shapes, "RESULTS", tmp_path)
+    monkeypatch.setattr(shapes, "CLIP_L_336", shapes.CLIP_L_336 | {"num_hidden_layers": 2, "image_size": 56})
+    monkeypatch.setitem(shapes.TEXT, "Vicuna-7B", {"vocab_size": 1024, "num_hidden_layers": 2})
+    arguments = {"latency": [], "video": ["--frames", "2", "--kept-frames", "2", "--hours", "0"]}[script]
+    monkeypatch.setattr(sys, "argv", [script, "--scale", "0.0625", "--runs", "1", *arguments])
+    {"latency": latency, "video": video}[script].main()
+    table = json.loads((tmp_path / f"{script}_cpu.json").read_text())
+    assert table["facts"]["device"].startswith("CPU") and table["facts"]["scale"] == 0.0625
+    assert "none was available" in table["notes"] and table["notes"] in capsys.readouterr().out
+    assert len(table["rows"]) == 5 and all(row["median"] for row in table["rows"])
+
+
+def test_readme_shows_what_was_measured():
+    """The picture is drawn from the tables, and the README's numbers are in them."""
+    tables = {name: json.loads((shapes.RESULTS / f"{name}.json").read_text()) for name in ("flops", "latency_cpu")}
+    panels = read_panels(tables["flops"], tables["latency_cpu"])
+    assert len(panels) == 4 and all(min(values.values()) > 0 for values in panels.values())
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for row in tables["flops"]["rows"]:
+        assert f"| {row['pixels']} | {row['vision tokens']} | {row['TFLOPs']:.2f} |" in readme

@@ -66,16 +66,17 @@ def mini_config(
 
 def llava_config(name: str, scale: float = 1.0) -> LlavaConfig:
     """LLaVA-v1.5 with that text model."""
+    vision = vision_config(scale)
     return LlavaConfig(
         text_config=text_config(name, scale),
-        vision_config=vision_config(scale),
+        vision_config=vision,
         image_token_index=3,
-        image_seq_length=576,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
     )
 
 
-def write_results(name: str, title: str, header: list[str], rows: list[list], device: str, **facts):
-    """Prints a markdown table and writes it, and the same as JSON, to `results/`."""
+def write_results(name: str, title: str, header: list[str], rows: list[list], device: str, notes: str = "", **facts):
+    """Prints a markdown table and writes it, and the same unrounded as JSON, to `results/`."""
     facts = {
         "device": device,
         "torch": torch.__version__,
@@ -85,9 +86,17 @@ def write_results(name: str, title: str, header: list[str], rows: list[list], de
     }
     lines = [f"# {title}", "", ", ".join(f"{key}: {value}" for key, value in facts.items()), ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(_format_cell, row)) + " |" for row in rows]
+    lines += ["", notes] if notes else []
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
-    table = {"title": title, "facts": facts, "rows": [dict(zip(header, row)) for row in rows]}
+    table = {"title": title, "facts": facts, "notes": notes, "rows": [dict(zip(header, row)) for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
+
+
+def _format_cell(value: str | float | None) -> str:
+    """Numbers with three digits, or all before the point; nothing for `None`."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return "" if value is None else str(value)
