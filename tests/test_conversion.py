@@ -376,6 +376,18 @@ class TestVerification:
             (lambda tensors: tensors.update({"model.compressor.query": torch.zeros(3, 32)}), "mismatched keys"),
             # A tower layer past the selected one: no model would miss it.
             (lambda tensors: tensors.pop("model.vision_tower.encoder.layers.2.layer_norm1.bias"), "does not hold what"),
+            (
+                lambda tensors: tensors.update(
+                    {"model.vision_tower.encoder.layers.2.layer_norm1.bias": torch.zeros(3)}
+                ),
+                "does not hold what",
+            ),
+            (
+                lambda tensors: tensors.update(
+                    {"model.vision_tower.encoder.layers.3.layer_norm1.bias": torch.zeros(3)}
+                ),
+                "unexpected keys|does not hold what",
+            ),
         ],
     )
     def test_wrong_tensors(self, directory, spoil, message):
@@ -390,10 +402,35 @@ class TestVerification:
         with pytest.raises(ValueError, match="model.compressor.query in .* is not what was to be written"):
             verify(directory, intended)
 
+    @pytest.mark.parametrize("change", [lambda t: t * 1.0001, lambda t: t.double(), lambda t: t[None], lambda t: -t])
+    def test_values_are_compared_bit_by_bit(self, directory, change):
+        # A bias of zeros: minus zero is another bit.
+        name = "model.compressor.q_proj.bias"
+        self.change(directory, lambda tensors: tensors[name].copy_(torch.arange(len(tensors[name]))))
+        intended = read_checkpoint(directory)
+        other = change(intended[name].load())
+        intended[name] = LazyTensor(tuple(other.shape), other.dtype, lambda: other)
+        with pytest.raises(ValueError, match="is not what was to be written"):
+            verify(directory, intended)
+        intended[name] = read_checkpoint(directory)[name]
+        assert len(verify(directory, intended)) == 3
+
+    @pytest.mark.parametrize("name", ["image", "video", "batch", "text"])
+    def test_each_of_the_authors_cases_counts(self, original, converted, name):
+        numbers = load_file(original.parent / "tensors.safetensors")
+        for value in (2e-5, float("nan")):
+            logits = numbers[f"{name}.logits"].clone()
+            logits.flatten()[0] += value
+            save_file(numbers | {f"{name}.logits": logits}, original.parent / "tensors.safetensors")
+            with pytest.raises(ValueError, match=f"{name} logits differ.*more than 1e-05"):
+                verify(converted("standard"), expected=original.parent)
+
     @pytest.mark.parametrize(
         ("path", "change", "message"),
         [
             ("config.json", {"image_token_id": 5}, "image token 402, but the model needs 5"),
+            ("config.json", {"video_token_id": 5}, "video token 403, but the model needs 5"),
+            ("config.json", {"resolution_ratio": 3}, "resolution_ratio 1, but the model needs 3"),
             ("processor_config.json", {"compressor_size": 2}, "compressor_size 2, but the model needs 1"),
             ("tokenizer_config.json", {"padding_side": "right"}, "padding side 'right'"),
         ],
@@ -401,6 +438,19 @@ class TestVerification:
     def test_processor_of_another_model(self, directory, path, change, message):
         change_json(directory / path, **change)
         with pytest.raises(ValueError, match=message):
+            verify(directory)
+
+    def test_crops_of_another_size(self, directory):
+        path = directory / "processor_config.json"
+        image_processor = json.loads(path.read_text())["image_processor"]
+        change_json(path, image_processor=image_processor | {"crop_size": {"height": 42, "width": 42}})
+        with pytest.raises(ValueError, match="crop height 42, but the model needs 56"):
+            verify(directory)
+
+    @pytest.mark.parametrize("template", ["<image>", "<video>", "<image><image><video>", "<image><video><video>"])
+    def test_template_with_other_placeholders(self, directory, template):
+        (directory / "chat_template.jinja").write_text(template)
+        with pytest.raises(ValueError, match="does not write one placeholder"):
             verify(directory)
 
     def test_template_with_a_mistake(self, directory):

@@ -207,6 +207,13 @@ def test_old_rope_setting_reaches_both_language_model_and_prefusion(tmp_path):
         torch.testing.assert_close(rotary.inv_freq, plain / 4)
 
 
+def test_settings_that_say_nothing_get_the_authors_defaults(tmp_path):
+    config = CONFIG | {"compressor_size": None, "mm_hidden_size": None}
+    report = convert(write_checkpoint(tmp_path / "input", config, all_tensors(CONFIG)), tmp_path / "output")
+    assert load(tmp_path / "output").config.compressor_size == 2
+    assert report.filled["config compressor_size"] == "the authors' default, 2"
+
+
 def test_tied_embeddings(tmp_path):
     config = CONFIG | {"tie_word_embeddings": True}
     tensors = all_tensors(config) | {"lm_head.weight": torch.zeros(CONFIG["vocab_size"], CONFIG["hidden_size"])}
@@ -327,6 +334,27 @@ class TestFirstStage:
         assert torch.equal(weights["model.compressor.query"], new_tensors(CONFIG)["model.compressor.query"])
         assert report.ignored[f"{base}: model.mm_projector.0.bias"] == "replaced by what was trained"
 
+    def test_names_with_what_training_puts_before_them(self, tmp_path, source):
+        base = write_checkpoint(tmp_path / "base", CONFIG, all_tensors(CONFIG), tower="nowhere")
+        convert(source, tmp_path / "expected", base_model=str(base))
+        tensors = {f"base_model.model.{name}": t for name, t in projector_tensors(CONFIG, seed=7).items()}
+        torch.save(tensors, source / "mm_projector.bin")
+        convert(source, tmp_path / "output", base_model=str(base))
+        found, expected = read_weights(tmp_path / "output"), read_weights(tmp_path / "expected")
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    def test_tokenizer_is_the_base_models_unless_there_is_one(self, tmp_path, source):
+        base = write_checkpoint(tmp_path / "base", CONFIG, all_tensors(CONFIG), tower="nowhere")
+        convert(source, tmp_path / "output", base_model=str(base))
+        kept = tmp_path / "output" / "original" / "tokenizer.json"
+        assert kept.read_text() == (base / "tokenizer.json").read_text()
+        write_vicuna_tokenizer(source)
+        change_json(source / "tokenizer_config.json", model_max_length=77)
+        convert(source, tmp_path / "other", base_model=str(base))
+        assert AutoTokenizer.from_pretrained(tmp_path / "other").model_max_length == 77
+        with pytest.raises(ValueError, match="holds the input"):
+            convert(source, base, base_model=str(base), overwrite=True)
+
     def test_whole_checkpoint_over_a_base_model(self, tmp_path):
         whole = write_checkpoint(tmp_path / "whole", CONFIG, all_tensors(CONFIG))
         with pytest.raises(ValueError, match="holds a whole model.*leave out --base-model"):
@@ -340,6 +368,13 @@ class TestFirstStage:
         with pytest.raises(ValueError, match="missing, such as 'model.compressor.*--new-prefusion"):
             convert(source, tmp_path / "output", base_model=str(language_model))
         assert not (tmp_path / "output").exists()
+
+    def test_command_line(self, tmp_path, source, language_model):
+        (tmp_path / "mine.jinja").write_text("mine<image><video>")
+        arguments = [source, tmp_path / "output", "--base-model", language_model, "--new-prefusion", "random"]
+        assert main([*map(str, arguments), "--chat-template", str(tmp_path / "mine.jinja")]) == 0
+        assert AutoProcessor.from_pretrained(tmp_path / "output").chat_template == "mine<image><video>"
+        assert AutoTokenizer.from_pretrained(tmp_path / "output").chat_template == "mine<image><video>"
 
     @pytest.mark.parametrize("start", ["random", "language-model"])
     def test_over_a_language_model(self, tmp_path, source, language_model, start):

@@ -16,7 +16,7 @@ from authors_layout import (
     write_tower,
     write_weights,
 )
-from convert_llava_mini_weights_to_hf import convert
+from convert_llava_mini_weights_to_hf import convert, main
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -60,7 +60,7 @@ class TestLora:
         [
             {},
             {"use_rslora": True},
-            {"alpha_pattern": {"v_proj": 3}, "rank_pattern": {"down_proj": 2}},
+            {"alpha_pattern": {"proj": 99, "v_proj": 3}, "rank_pattern": {"down_proj": 2}},
             {"target_modules": ["model.prefusion_layers.1.self_attn.k_proj", "model.compressor.attn.out_proj"]},
         ],
         ids=["plain", "rslora", "patterns", "new parts"],
@@ -78,6 +78,39 @@ class TestLora:
             assert torch.equal(found[name], expected[name]), name
         changed = {name for name in merged if not torch.equal(merged[name], plain[name])}
         assert changed > set(projector_tensors(CONFIG))
+
+    def test_base_model_on_the_command_line_counts(self, tmp_path, base):
+        adapter, _ = self.write_adapter(tmp_path, base)
+        change_json(adapter / "adapter_config.json", base_model_name_or_path="no/where")
+        with pytest.raises(ValueError, match="'no/where' is neither.*--base-model"):
+            convert(adapter, tmp_path / "output")
+        assert main([str(adapter), str(tmp_path / "output"), "--base-model", str(base)]) == 0
+        change_json(adapter / "adapter_config.json", base_model_name_or_path="../base")  # seen from the adapter
+        convert(adapter, tmp_path / "other")
+
+    def test_nothing_but_lora_in_an_old_file(self, tmp_path, base):
+        adapter, _ = self.write_adapter(tmp_path, base)
+        convert(adapter, tmp_path / "expected")
+        (adapter / "non_lora_trainables.bin").unlink()
+        path = adapter / "adapter_model.safetensors"
+        tensors = load_file(path)
+        path.unlink()
+        old_names = {name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items()}
+        torch.save(old_names, adapter / "adapter_model.bin")
+        convert(adapter, tmp_path / "output")
+        found, expected = read_weights(tmp_path / "output"), read_weights(tmp_path / "expected")
+        same = {name for name in expected if torch.equal(found[name], expected[name])}
+        assert expected.keys() - same == {name for name in expected if "multi_modal_projector" in name}
+
+    def test_report_says_where_everything_is_from(self, tmp_path, base):
+        adapter, _ = self.write_adapter(tmp_path, base)
+        report = convert(adapter, tmp_path / "output")
+        projector = projector_tensors(CONFIG)
+        assert projector.keys() <= report.used.keys()
+        assert f"{base}: model.layers.0.self_attn.q_proj.weight + LoRA" in report.used
+        assert f"{base}: model.norm.weight" in report.used
+        replaced = {name for name, reason in report.ignored.items() if reason == "replaced by what was trained"}
+        assert replaced == {f"{base}: {name}" for name in projector}
 
     def test_what_is_not_plain_lora_is_refused(self, tmp_path, base):
         adapter, _ = self.write_adapter(tmp_path, base)
