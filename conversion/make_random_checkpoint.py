@@ -1,6 +1,6 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """
-Writes a made-up checkpoint in the authors' layout, of the 8B release's true size (18.7 GB) or of any other.
+Writes a made-up checkpoint in the authors' layout, of the 8B release's true size (18.5 GB) or of any other.
 
     python conversion/make_random_checkpoint.py OUTPUT [--scale 0.1]
 

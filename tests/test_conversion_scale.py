@@ -10,15 +10,19 @@ import sys
 from pathlib import Path
 
 import checkpoint_io
+import make_random_checkpoint
 import measure_conversion
 import pytest
 import torch
 from authors_layout import CONFIG, all_tensors, copy_golden, read_weights, write_checkpoint, write_weights
 from checkpoint_io import IN_PROGRESS, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
-from make_random_checkpoint import make_checkpoint
+from make_random_checkpoint import make_checkpoint, scaled_config
+from model_layout import expected_shapes
 from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -202,20 +206,57 @@ def test_made_up_checkpoint_converts_and_goes_back(tmp_path):
     assert tokenizer("!", add_special_tokens=False).input_ids == [0]
     assert "reserved_special_token" in report.filled["<image>"]
     to_original(tmp_path / "output", tmp_path / "back")
+    assert not any("rows" in name for name in report.filled)
     before, after = read_weights(tmp_path / "input"), read_weights(tmp_path / "back")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_true_size_is_the_releases():
-    from make_random_checkpoint import scaled_config
-    from model_layout import expected_shapes
+def test_made_up_weights_are_those_of_a_network(tmp_path):
+    arguments = [str(tmp_path / "input"), "--scale", "0.01"]
+    assert make_random_checkpoint.main(arguments) == 0
+    assert make_random_checkpoint.main(arguments) == 2  # not empty
+    assert make_random_checkpoint.main([*arguments, "--overwrite"]) == 0
+    weights = read_weights(tmp_path / "input")
+    query, key = (weights[f"model.layers.0.self_attn.{part}_proj.weight"].float() for part in "qk")
+    assert not torch.equal(query[: len(key)], key)
+    assert 0.018 < query.std() < 0.022
+    assert 0.9 < weights["model.norm.weight"].min() < weights["model.norm.weight"].max() < 1.1
+    settings = json.loads((tmp_path / "input" / "generation_config.json").read_text())
+    assert settings == {
+        "bos_token_id": 1280,
+        "eos_token_id": [1289, 1288, 1281],
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.9,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "input")
+    assert tokenizer.convert_ids_to_tokens(1289) == tokenizer.eos_token == "<|eot_id|>"
 
+
+def test_made_up_checkpoint_looks_for_space(tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=18 * 10**9))
+    assert make_random_checkpoint.main([str(tmp_path / "output")]) == 2
+    assert "has 18.0 GB free, but the output needs 18.5 GB" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_true_size_is_the_releases():
     config = scaled_config(1.0, torch.bfloat16)
     count = sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
     # Llama 3.1 8B, four more of its layers, CLIP ViT-L/14-336's vision half; the rest is compressor and projector.
     parts = 8_030_261_248 + 4 * 218_112_000 + 303_507_456
     assert 0 < count - parts < 30_000_000
-    assert config.text_config.bos_token_id == 128000 and config.text_config.eos_token_id == [128009, 128008, 128001]
+    text = config.text_config
+    assert text.bos_token_id == 128000 and text.eos_token_id == [128009, 128008, 128001]
+    assert (text.num_attention_heads, text.num_key_value_heads, text.intermediate_size) == (32, 8, 14336)
+    assert (text.rms_norm_eps, text.rope_parameters["rope_theta"], text.rope_parameters["factor"]) == (
+        1e-5,
+        500000.0,
+        8,
+    )
+    vision = config.vision_config
+    assert {name: getattr(vision, name) for name in DEFAULT_VISION_CONFIG} == DEFAULT_VISION_CONFIG
 
 
 @pytest.mark.slow
@@ -227,5 +268,9 @@ def test_measuring(tmp_path, capfd):
     numbers = json.loads(printed[printed.index("{") :])
     assert 0.1 < numbers["peak_memory_gib"] < 3
     assert numbers["times_the_copy"] > 1
+    assert numbers["times_the_copy"] == pytest.approx(numbers["seconds"] / numbers["copy_seconds"], rel=0.5)  # rounded
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    assert measure_conversion.main([str(source), str(tmp_path / "output")]) == 2
+    assert "failed with exit code 2" in capfd.readouterr().err
     assert measure_conversion.main([str(tmp_path), str(tmp_path / "other")]) == 2
+    assert "has no weight files" in capfd.readouterr().err
