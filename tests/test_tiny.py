@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+import ablation
 import questions
 import scenes
 from build import build_model, build_processor
@@ -22,12 +23,12 @@ from convert_llava_mini_weights_to_hf import convert
 from evaluate import evaluate
 from make_data import make_records, sample_question
 from muon import MuonWithAdamW, orthogonalize
-from packing import IGNORED, Mix, PackedBatches, sample_scene
+from packing import IGNORED, Mix, PackedBatches, choose_questions, sample_scene
 from pretrain_tower import IGNORED as NO_LABEL
-from pretrain_tower import PATCH_CENTRES, label_patches
+from pretrain_tower import PATCH_CENTRES, label_patches, tower_config
 from to_original import to_original
 from train_tiny import TinyTrainer
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionModel
 
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"
@@ -93,6 +94,9 @@ def test_patch_labels():
     assert set(labels["kind"][inside]) == {1 + scenes.KINDS.index("star")}
     assert PATCH_CENTRES[labels["centre"].argmax()].tolist() == [21.0, 35.0]
     assert np.allclose(positions[inside], [21 / 84, 35 / 84]) and np.isnan(positions[~inside]).all()
+    # In half patches of 7 pixels, 0 being nothing.
+    assert set(labels["column"][inside]) == {1 + 3} and set(labels["row"][inside]) == {1 + 5}
+    assert not labels["column"][~inside].any()
     shape.radius = 11.0  # neither small nor large
     labels, _ = label_patches(scenes.Scene("white", [shape]))
     assert NO_LABEL in labels["size"]
@@ -166,6 +170,37 @@ def test_one_command_trains_it_again(tmp_path):
     subprocess.run(command, check=True, timeout=600)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "checkpoint")
     assert "| colour |" in (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+
+
+def test_types_without_weight_are_never_asked():
+    """Even when the others are too few."""
+    scene = scenes.sample_shapes(random.Random(0), 1)
+    candidates = questions.about_scene(scene, random.Random(0))
+    weights = dict.fromkeys(questions.CHANCE, 0.0) | {"count": 1.0, "size": 1.0}
+    chosen = choose_questions(candidates, weights, 6, random.Random(0))
+    assert len(chosen) == 6 and {question.type for question in chosen} == {"count", "size"}
+
+
+def test_ablation_compares_equals(processor):
+    sizes = {}
+    for name, options in ablation.VARIANTS.items():
+        options = {key: value for key, value in options.items() if key != "compressor_size"}
+        sizes[name] = sum(p.numel() for p in build_model(processor, tower=None, **options).parameters())
+    assert max(sizes.values()) < 1.001 * min(sizes.values())
+
+
+@pytest.mark.slow
+def test_ablation_writes_table_and_plot(tmp_path, monkeypatch):
+    CLIPVisionModel(tower_config()).save_pretrained(tmp_path / "tower")
+    monkeypatch.setattr(ablation, "TYPES", ["colour"])
+    arguments = ["--tower", tmp_path / "tower", "--output", tmp_path / "out", "--runs", tmp_path / "runs"]
+    arguments += ["--steps", 1, "--seeds", 2, "--per_type", 2, "--variants", "pre-fusion, C = 2"]
+    monkeypatch.setattr(sys, "argv", ["ablation.py", *map(str, arguments)])
+    ablation.main()
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [list(run) for run in scores["pre-fusion, C = 2"]] == [["colour"]] * 2
+    assert "| pre-fusion, C = 2 |" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "scores.png").stat().st_size > 0
 
 
 needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.exists(), reason="no trained checkpoint in this checkout")

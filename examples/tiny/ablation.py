@@ -24,8 +24,8 @@ VARIANTS = {
     "pre-fusion, C = 2": {"compressor_size": 2, "num_prefusion_layers": 3, "num_llm_layers": 2},
     "pre-fusion, C = 4": {"compressor_size": 4, "num_prefusion_layers": 3, "num_llm_layers": 2},
 }
-TYPES = ["background", "colour", "shape", "size", "count"]
-MIX = {"scenes": {"1": 1, "2": 2}, "types": {"relation": 0.0, "yes/no": 0.0, "position": 0.0}, "blind": 0.0}
+TYPES = ["background", "colour", "shape", "size", "position", "count"]
+MIX = {"scenes": {"1": 1, "2": 2}, "types": {"relation": 0.0, "yes/no": 0.0, "position": 2.0}, "blind": 0.0}
 
 
 def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per_type: int) -> dict[str, float]:

@@ -78,8 +78,8 @@ def build_model(
         text_config={
             "model_type": "llama",
             "vocab_size": len(tokenizer),
-            "hidden_size": 96,
-            "intermediate_size": 256,
+            "hidden_size": 128,
+            "intermediate_size": 352,
             "num_hidden_layers": num_llm_layers,
             "num_attention_heads": 4,
             "max_position_embeddings": 512,

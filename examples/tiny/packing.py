@@ -46,6 +46,7 @@ class Mix:
 
 def choose_questions(candidates: list[Question], weights: dict[str, float], count: int, rng: random.Random):
     """`count` questions: a type by weight, then any question of it; repeated only when there are too few."""
+    candidates = [question for question in candidates if weights.get(question.type, 1.0) > 0]
     chosen: list[Question] = []
     while len(chosen) < count:
         left = [question for question in candidates if question not in chosen] or candidates

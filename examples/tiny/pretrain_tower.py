@@ -23,6 +23,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 PATCH = 14
 GRID = scenes.IMAGE_SIZE // PATCH
 IGNORED = -100
+PLACES = 2 * GRID
 # Classes of each per-patch label; the first of each is "nothing there".
 HEADS = {
     "background": len(scenes.BACKGROUNDS),
@@ -32,6 +33,9 @@ HEADS = {
     "character": 1 + 10,
     "digit": 1 + 10,
     "centre": 2,
+    # Where the object's centre is, as classes: read as easily as a colour, which a coordinate is not.
+    "column": 1 + PLACES,
+    "row": 1 + PLACES,
 }
 COLOUR_NAMES, BACKGROUND_NAMES, SIZE_NAMES = list(scenes.COLOURS), list(scenes.BACKGROUNDS), list(scenes.RADII)
 PATCH_CENTRES = np.stack(np.meshgrid(*[np.arange(GRID) * PATCH + PATCH / 2] * 2), axis=-1).reshape(-1, 2)  # x, y
@@ -79,7 +83,8 @@ def label_patches(scene: scenes.Scene) -> tuple[dict[str, np.ndarray], np.ndarra
         inside = (offset[:, 0] < half_width + 4) & (offset[:, 1] < half_height + 4)
         nearest = offset.sum(1).argmin()
         inside[nearest] = True
-        for name, value in classes.items():
+        column, row = (min(int(PLACES * value / scenes.IMAGE_SIZE), PLACES - 1) for value in (x, y))
+        for name, value in {**classes, "column": 1 + column, "row": 1 + row}.items():
             labels[name][inside] = value
         labels["centre"][nearest] = 1
         positions[inside] = (x / scenes.IMAGE_SIZE, y / scenes.IMAGE_SIZE)

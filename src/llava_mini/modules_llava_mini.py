@@ -454,45 +454,6 @@ def check_nothing_held(modality: str, held: list[int]):
         )
 
 
-def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, ndim: int) -> torch.Tensor:
-    vision = config.vision_config
-    expected = (config.num_crops, vision.num_channels, vision.image_size, vision.image_size)
-    if pixel_values.ndim != ndim or tuple(pixel_values.shape[-4:]) != expected:
-        leading = "images" if ndim == 5 else "videos, frames"
-        raise ValueError(
-            f"`{name}` has shape {tuple(pixel_values.shape)}, but has to be ({leading}, crops, channels, height, "
-            f"width) ending in {expected}: `resolution_ratio` {config.resolution_ratio} makes "
-            f"{config.num_crops} crop(s) an image. Use the processor saved with this model."
-        )
-
-
-def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | None) -> list[int]:
-    """Frames of each video that count."""
-    num_videos, max_frames = pixel_values_videos.shape[:2]
-    counts = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
-    if len(counts) != num_videos or not all(0 < count <= max_frames for count in counts):
-        raise ValueError(
-            f"`video_num_frames` is {counts}, but `pixel_values_videos` holds {num_videos} videos of up to "
-            f"{max_frames} frames: give each video a number from 1 to {max_frames}."
-        )
-    return counts
-
-
-def select_frames(pixel_values_videos: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """
-    The frames that count, flat: `(videos, frames, K, 3, height, width)` to `(U, K, 3, height, width)`. Padding is at
-    the end, as the processor puts it; or zeros in front, where transformers' pipelines put it when they make batches.
-    """
-    frames = pixel_values_videos.shape[1]
-    if all(count == frames for count in counts):
-        return pixel_values_videos.flatten(0, 1)
-    selected = []
-    for video, count in zip(pixel_values_videos, counts):
-        is_padded_in_front = count < frames and not video[: frames - count].any() and bool(video[count:].any())
-        selected.append(video[frames - count :] if is_padded_in_front else video[:count])
-    return torch.cat(selected)
-
-
 def arrange_crops(config: LlavaMiniConfig, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """
     Crop features `(U, K, P, Dv)` to the sub-images' common raster `(U, G * G, Dv)`, row-major, and the whole

@@ -1,18 +1,23 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""What LLaVA-Mini keeps of images and videos between questions. Shapes: see `modeling_llava_mini.py`."""
+"""
+What LLaVA-Mini is shown, in every form that it takes, and what it keeps of that between questions. Shapes: see
+`modeling_llava_mini.py`.
+"""
 
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import DynamicCache
+from transformers.modeling_outputs import ModelOutput
 
 from .configuration_llava_mini import LlavaMiniConfig
-from .modules_llava_mini import KeyValues
+from .modules_llava_mini import KeyValues, LlavaMiniVisionOutput, assign_units, read_counts
 
 
 # Bytes that the vision side may use at a time unless the caller says otherwise. Small on CPUs, where a chunk that
@@ -233,3 +238,159 @@ class LlavaMiniVisionContext:
             own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
             visuals[name] = LlavaMiniVisualChunk.from_tensors(own)
         return cls(visuals, **facts)
+
+
+class LlavaMiniVisualsMixin:
+    """What a model is shown, in every form that it takes: pixels, streams, features, contexts."""
+
+    def encode_visuals(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | list | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        keep: Literal["key_values", "features"] = "key_values",
+        keep_text: bool = False,
+        vision_memory_budget: int | None = None,
+    ) -> LlavaMiniVisionContext:
+        """
+        Images and videos encoded once, for any number of questions. A processor's whole output can be passed.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, S)`, *optional*): tells which row each image and video belongs to,
+                so that the context can be indexed by row.
+            attention_mask: not used.
+            keep (`str`, defaults to `"key_values"`): "key_values" keeps what the text reads, so that a question costs
+                text only. "features" keeps the tower's patch features: `num_prefusion_layers * 2 * key_value_heads *
+                head_dim / Dv` times less memory, and compressor, projector and pre-fusion run again with each question.
+            keep_text (`bool`): also keep the prompt's keys and values, so that the next turn of a conversation runs
+                only the last answer and the new question; for one row, without beams.
+            vision_memory_budget (`int`, *optional*): bytes to use at a time, see `units_per_chunk`.
+
+        Returns:
+            `LlavaMiniVisionContext`, for `generate(..., vision_context=...)`.
+
+        Raises:
+            ValueError: pixels and placeholders contradict each other.
+        """
+        opened = self.open_visuals(
+            pixel_values, pixel_values_videos, video_num_frames, vision_memory_budget=vision_memory_budget
+        )
+        rows = None
+        if input_ids is not None:
+            masks = self.get_placeholder_mask(input_ids, None)
+            held = dict(zip(masks, read_counts(masks.values())))
+            rows = {name: assign_units(self.config, name, held[name], visual.sizes) for name, visual in opened.items()}
+        dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}[keep]
+        visuals = {
+            name: LlavaMiniVisualChunk.join([replace(chunk, **dropped) for chunk in visual.chunks])
+            for name, visual in opened.items()
+        }
+        sizes = {name: visual.sizes for name, visual in opened.items()}
+        return LlavaMiniVisionContext(visuals, sizes, rows, keep_text)
+
+    def open_visuals(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | list | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        vision_context: LlavaMiniVisionContext | None = None,
+        output_compressor_attentions: bool = False,
+        vision_memory_budget: int | None = None,
+    ) -> dict[str, LlavaMiniVisuals]:
+        """`{"image": ..., "video": ...}` with what is given, as pixels or already encoded; nothing is run yet."""
+        options = (output_compressor_attentions, vision_memory_budget)
+        visuals = {}
+        for name, chunk in (vision_context.visuals if vision_context else {}).items():
+            chunks = [chunk] if chunk.features is None else self.encode_chunks([chunk.features], *options)
+            visuals[name] = LlavaMiniVisuals(vision_context.sizes[name], chunks)
+        outputs = {name: output for name, output in (mm_encoder_outputs or {}).items() if output is not None}
+        for name, pixels in (("image", pixel_values), ("video", pixel_values_videos)):
+            if (pixels is not None) + (name in outputs) + (name in visuals) > 1:
+                raise ValueError(
+                    f"Got {name}s in more than one form: pass only one of pixels, `mm_encoder_outputs` and "
+                    "`vision_context`."
+                )
+        visuals |= {name: self.open_features(output) for name, output in outputs.items()}
+        if pixel_values is not None:
+            visuals["image"] = self.open_images(pixel_values, *options)
+        if pixel_values_videos is not None:
+            visuals["video"] = self.open_videos(pixel_values_videos, video_num_frames, *options)
+        return visuals
+
+    def open_images(
+        self, pixel_values: torch.Tensor, output_attentions: bool = False, memory_budget: int | None = None
+    ) -> LlavaMiniVisuals:
+        """Images `(images, K, 3, height, width)`, to be encoded chunk by chunk."""
+        check_crops(self.config, "pixel_values", pixel_values, 5)
+        return LlavaMiniVisuals(
+            [1] * len(pixel_values), self.encode_chunks([pixel_values], output_attentions, memory_budget)
+        )
+
+    def open_videos(
+        self,
+        pixel_values_videos: torch.Tensor | list,
+        video_num_frames: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        memory_budget: int | None = None,
+    ) -> LlavaMiniVisuals:
+        """
+        Videos, to be encoded chunk by chunk: a padded tensor `(videos, frames, K, 3, height, width)`, or a list of
+        streams, each with `num_frames` and yielding frames `(n, K, 3, height, width)` when iterated.
+        """
+        if isinstance(pixel_values_videos, torch.Tensor):
+            check_crops(self.config, "pixel_values_videos", pixel_values_videos, 6)
+            sizes = count_frames(pixel_values_videos, video_num_frames)
+            frames = [select_frames(pixel_values_videos, sizes)]
+        else:
+            sizes = [stream.num_frames for stream in pixel_values_videos]
+            frames = (frames for stream in pixel_values_videos for frames in stream)
+        return LlavaMiniVisuals(sizes, self.encode_chunks(frames, output_attentions, memory_budget))
+
+    def open_features(self, output: LlavaMiniVisionOutput) -> LlavaMiniVisuals:
+        """What `get_image_features` or `get_video_features` returned."""
+        count = self.config.num_image_tokens
+        tokens = torch.cat(list(output.pooler_output)).unflatten(0, (-1, count))
+        chunk = LlavaMiniVisualChunk(tokens, output.prefusion_key_values, attentions=output.compressor_attentions)
+        return LlavaMiniVisuals([len(tokens) // count for tokens in output.pooler_output], [chunk])
+
+
+def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, ndim: int) -> torch.Tensor:
+    vision = config.vision_config
+    expected = (config.num_crops, vision.num_channels, vision.image_size, vision.image_size)
+    if pixel_values.ndim != ndim or tuple(pixel_values.shape[-4:]) != expected:
+        leading = "images" if ndim == 5 else "videos, frames"
+        raise ValueError(
+            f"`{name}` has shape {tuple(pixel_values.shape)}, but has to be ({leading}, crops, channels, height, "
+            f"width) ending in {expected}: `resolution_ratio` {config.resolution_ratio} makes "
+            f"{config.num_crops} crop(s) an image. Use the processor saved with this model."
+        )
+
+
+def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | None) -> list[int]:
+    """Frames of each video that count."""
+    num_videos, max_frames = pixel_values_videos.shape[:2]
+    counts = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
+    if len(counts) != num_videos or not all(0 < count <= max_frames for count in counts):
+        raise ValueError(
+            f"`video_num_frames` is {counts}, but `pixel_values_videos` holds {num_videos} videos of up to "
+            f"{max_frames} frames: give each video a number from 1 to {max_frames}."
+        )
+    return counts
+
+
+def select_frames(pixel_values_videos: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """
+    The frames that count, flat: `(videos, frames, K, 3, height, width)` to `(U, K, 3, height, width)`. Padding is at
+    the end, as the processor puts it; or zeros in front, where transformers' pipelines put it when they make batches.
+    """
+    frames = pixel_values_videos.shape[1]
+    if all(count == frames for count in counts):
+        return pixel_values_videos.flatten(0, 1)
+    selected = []
+    for video, count in zip(pixel_values_videos, counts):
+        is_padded_in_front = count < frames and not video[: frames - count].any() and bool(video[count:].any())
+        selected.append(video[frames - count :] if is_padded_in_front else video[:count])
+    return torch.cat(selected)
