@@ -10,11 +10,9 @@ model can convert it. The output appears whole or not at all.
 
 import argparse
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from checkpoint_io import (
     LazyTensor,
     Tensors,
@@ -29,7 +27,7 @@ from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from hub import prepare_repository, push_to_hub, read_facts
 from key_mapping import ignored_reason, rename_key
-from model_layout import check_tensors, expected_shapes
+from model_layout import check_tensors, common_dtype, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from partial_checkpoints import CHECKPOINT_FILES, read_original
 from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
@@ -193,14 +191,6 @@ def split_rows(tensor: LazyTensor, parts: int) -> list[LazyTensor]:
     size = tensor.shape[0] // parts
     ends = [size * i for i in range(1, parts)] + [tensor.shape[0]]
     return [tensor.rows(start, end) for start, end in zip([0, *ends], ends)]
-
-
-def common_dtype(tensors: Tensors) -> torch.dtype:
-    """The dtype of most of the data."""
-    sizes: Counter = Counter()
-    for tensor in tensors.values():
-        sizes[tensor.dtype] += tensor.nbytes
-    return sizes.most_common(1)[0][0]
 
 
 def main(arguments: list[str] | None = None) -> int:

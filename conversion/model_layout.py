@@ -1,6 +1,8 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """Which tensors a converted checkpoint has to hold, going by its configuration."""
 
+from collections import Counter
+
 import torch
 from checkpoint_io import Tensors
 from key_mapping import TOWER
@@ -34,6 +36,14 @@ def expected_shapes(config: LlavaMiniConfig) -> dict[str, tuple[int, ...]]:
     if config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def common_dtype(tensors: Tensors) -> torch.dtype:
+    """The dtype of most of the data."""
+    sizes: Counter = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.nbytes
+    return sizes.most_common(1)[0][0]
 
 
 def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:

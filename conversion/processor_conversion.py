@@ -44,8 +44,6 @@ def convert_processor(
     """
     size = config.vision_config.image_size
     settings = {"size": size, "crop_size": size} | {k: preprocessor[k] for k in PIXEL_SETTINGS if k in preprocessor}
-    if isinstance(settings["size"], int):
-        settings["size"] = {"shortest_edge": settings["size"]}
     if isinstance(settings["crop_size"], int):
         settings["crop_size"] = {"height": settings["crop_size"], "width": settings["crop_size"]}
     if settings["crop_size"] != {"height": size, "width": size}:
@@ -54,7 +52,6 @@ def convert_processor(
             f"{size} x {size} pixels: pass a tower whose files belong together with --vision-tower."
         )
     settings["resolution_ratio"] = config.resolution_ratio
-    tokenizer.chat_template = template
     return LlavaMiniProcessor(
         image_processor=LlavaMiniImageProcessor(**settings, do_pad=original_config.get("image_aspect_ratio") == "pad"),
         tokenizer=tokenizer,

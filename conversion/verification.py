@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from checkpoint_io import Tensors, read_checkpoint
 from jinja2 import TemplateError
-from model_layout import expected_shapes
+from model_layout import common_dtype, expected_shapes
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
@@ -56,9 +56,9 @@ def _verify_layout(directory: Path) -> str:
     wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
     if wrong or len(shapes) != len(tensors):
         raise ValueError(f"{directory} does not hold what its config.json describes, such as {(wrong or ['?'])[0]!r}.")
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    if dtypes != {model.config.dtype}:
-        raise ValueError(f"{directory} loads as {dtypes}, but its config.json says {model.config.dtype}.")
+    # Of the files: what is loaded has the configuration's anyway.
+    if (dtype := common_dtype(tensors)) != model.config.dtype:
+        raise ValueError(f"{directory} holds {dtype}, but its config.json says {model.config.dtype}.")
     count = sum(torch.Size(shape).numel() for shape in shapes.values())
     return f"loads without missing, unexpected or mismatched keys: {len(shapes)} tensors, {count:,} parameters"
 

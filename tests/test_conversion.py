@@ -249,6 +249,7 @@ def test_output_is_only_replaced_when_asked(tmp_path):
     source = GOLDEN / "standard" / "original"
     with pytest.raises(ValueError, match="is not empty.*--overwrite"):
         convert(source, output)
+    assert main([str(source), str(output)]) == 2
     assert (output / "notes.txt").exists()
     with pytest.raises(ValueError, match="is a file: give a directory"):
         convert(source, output / "notes.txt", overwrite=True)
@@ -341,6 +342,8 @@ class TestVerification:
         arguments = [str(GOLDEN / "standard" / "original"), str(tmp_path / "output"), "--verify"]
         assert main([*arguments, "--expected", str(GOLDEN / "standard")]) == 0
         assert capsys.readouterr().out.count("verified: ") == 4
+        assert main([*arguments, "--overwrite"]) == 0
+        assert capsys.readouterr().out.count("verified: ") == 3
 
     @pytest.mark.parametrize(
         ("spoil", "message"),
@@ -428,6 +431,7 @@ class TestVerification:
     @pytest.mark.parametrize(
         ("path", "change", "message"),
         [
+            ("config.json", {"dtype": "bfloat16"}, "holds torch.float32, but its config.json says torch.bfloat16"),
             ("config.json", {"image_token_id": 5}, "image token 402, but the model needs 5"),
             ("config.json", {"video_token_id": 5}, "video token 403, but the model needs 5"),
             ("config.json", {"resolution_ratio": 3}, "resolution_ratio 1, but the model needs 3"),
@@ -435,7 +439,7 @@ class TestVerification:
             ("tokenizer_config.json", {"padding_side": "right"}, "padding side 'right'"),
         ],
     )
-    def test_processor_of_another_model(self, directory, path, change, message):
+    def test_files_of_another_model(self, directory, path, change, message):
         change_json(directory / path, **change)
         with pytest.raises(ValueError, match=message):
             verify(directory)

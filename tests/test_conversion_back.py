@@ -144,6 +144,18 @@ def test_trained_tower_is_not_left_out(tuned, tmp_path):
     )
 
 
+def test_tower_in_another_dtype_is_the_same_tower(converted, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(converted("standard"), dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "model")
+    shutil.copytree(converted("standard") / "original", tmp_path / "model" / "original")
+    shutil.copytree(GOLDEN / "standard" / "vision_tower", tmp_path / "tower")
+    change_json(tmp_path / "model" / "original" / "config.json", mm_vision_tower="../tower")
+    to_original(tmp_path / "model", tmp_path / "back")
+    back = read_weights(tmp_path / "back")
+    assert {tensor.dtype for tensor in back.values()} == {torch.bfloat16}
+    assert not any(name.startswith(TOWER_PREFIX) for name in back)
+
+
 def test_tuned_tokenizer_is_one_that_transformers_4_reads(tuned, tmp_path):
     _, model = tuned
     tower = write_checkpoint(tmp_path / "other", CONFIG, all_tensors(CONFIG)) / "vision_tower"

@@ -10,8 +10,9 @@ import torch
 from authors_layout import CONFIG, TOWER_PREFIX, all_tensors, change_json, write_checkpoint
 from checkpoint_io import LazyTensor
 from conversion_report import Report
-from convert_llava_mini_weights_to_hf import common_dtype, convert, split_rows
+from convert_llava_mini_weights_to_hf import convert, split_rows
 from key_mapping import ORIGINAL_TOWER, ignored_reason, rename_key, restore_key, strip_training_prefix
+from model_layout import common_dtype
 from new_parts import ROWS_AT_A_TIME, fill_new_parts, grow_embeddings
 from to_original import DEFAULT_TOWER_NAME, _default_tower_name, to_original
 from transformers import AutoProcessor, CLIPVisionConfig, CLIPVisionModel

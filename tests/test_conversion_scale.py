@@ -140,6 +140,13 @@ def test_disk_that_fills_up_meanwhile(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_disk_that_fails_meanwhile(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint_io, "write_json", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    assert main([str(GOLDEN / "standard" / "original"), str(tmp_path / "output"), "--max-shard-size", "200KB"]) == 2
+    assert "error: [Errno 5] I/O error" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def write_old_bin(path):
     torch.save({"lm_head.weight": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
 

@@ -9,7 +9,7 @@ import torch
 from authors_layout import CONFIG, all_tensors, change_json, read_weights, write_checkpoint, write_vicuna_tokenizer
 from convert_llava_mini_weights_to_hf import convert
 from processor_conversion import choose_chat_template
-from tokenizer_conversion import convert_generation_config, convert_tokenizer
+from tokenizer_conversion import convert_generation_config, convert_tokenizer, has_tokenizer
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -169,6 +169,20 @@ def test_reserved_tokens_are_taken_by_their_number(folder):
     assert (placed["<image>"].token_id, placed["<video>"].token_id) == (306, 304)
 
 
+def test_settings_alone_are_no_tokenizer(folder):
+    assert has_tokenizer(folder)
+    (folder / "tokenizer.json").unlink()
+    assert not has_tokenizer(folder)
+
+
+def test_template_of_the_source_is_not_the_converted_ones(tmp_path):
+    source = write_checkpoint(tmp_path / "input", CONFIG, all_tensors(CONFIG))
+    (source / "chat_template.jinja").write_text("theirs")
+    convert(source, tmp_path / "output")
+    for auto_class in (AutoTokenizer, AutoProcessor):
+        assert "ASSISTANT" in auto_class.from_pretrained(tmp_path / "output").chat_template
+
+
 def test_the_source_is_not_touched(folder):
     write_tokenizer(folder, [f"<|reserved_special_token_{i}|>" for i in range(3)], eos_token="</s>")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -178,6 +192,11 @@ def test_the_source_is_not_touched(folder):
 
 def test_pad_token_of_its_own_is_kept(folder):
     change_json(folder / "tokenizer_config.json", pad_token="</s>")
+    assert convert_tokenizer(folder)[0].pad_token == "</s>"
+
+
+def test_without_unknown_token_the_end_pads(folder):
+    change_json(folder / "tokenizer_config.json", unk_token=None)
     assert convert_tokenizer(folder)[0].pad_token == "</s>"
 
 
@@ -217,12 +236,18 @@ class TestGenerationSettings:
     def test_without_any_ids_they_come_from_the_tokenizer(self, folder):
         assert self.convert(folder, {})[0].eos_token_id == 2
 
-    def test_pad_id_of_the_file_is_kept(self, folder):
+    def test_ids_that_the_file_lacks_come_from_the_configuration(self, folder):
+        settings, _ = self.convert(folder, {"do_sample": True, "top_p": 0.6}, eos_token_id=[2, 5])
+        assert (settings.eos_token_id, settings.pad_token_id, settings.top_p) == ([2, 5], 0, 0.6)
+
+    def test_pad_id_of_file_or_configuration_is_kept(self, folder):
+        assert self.convert(folder, pad_token_id=9)[0].pad_token_id == 9
         assert self.convert(folder, {"pad_token_id": 7})[0].pad_token_id == 7
 
     def test_sampling_settings_that_have_no_effect_are_left_out(self, folder, tmp_path):
-        settings, left_out = self.convert(folder, {"temperature": 0.9, "top_p": 0.6, "max_length": 4096})
-        assert left_out == ["temperature", "top_p"] and settings.max_length == 4096
+        sampling = {"temperature": 0.9, "top_p": 0.6, "top_k": 5, "min_p": 0.1, "typical_p": 0.8}
+        settings, left_out = self.convert(folder, sampling | {"max_length": 4096})
+        assert left_out == list(sampling) and settings.max_length == 4096
         settings.save_pretrained(tmp_path / "saved")  # transformers would refuse
 
     def test_the_report_names_them(self, tmp_path):

@@ -10,9 +10,10 @@ from pathlib import Path
 import convert_llava_mini_weights_to_hf as converter
 import hub as hub_module
 import pytest
-from hub import CODE_FILES, CardFacts, main, prepare_repository
+from hub import CODE_FILES, CardFacts, count_weights, main, make_model_card, prepare_repository, read_facts
 from huggingface_hub.errors import HTTPError
 from local_hub import LocalHub
+from safetensors.torch import load_file
 
 
 IMAGE = Path(__file__).parent / "golden/preprocess/image0.png"
@@ -96,6 +97,9 @@ def test_refusals(folder, tmp_path, capsys):
     assert "error: The Hub refuses" in result.stderr and "hf auth login" in result.stderr
     assert main([str(tmp_path), REPOSITORY, "--prepare-only"]) == 2
     assert "has no config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert main([str(tmp_path), REPOSITORY, "--prepare-only"]) == 2
+    assert "has no processor_config.json" in capsys.readouterr().err
     (tmp_path / "facts.json").write_text('{"titel": "typo"}')
     assert main([str(folder), REPOSITORY, "--facts", str(tmp_path / "facts.json"), "--prepare-only"]) == 2
     assert "describes no model card" in capsys.readouterr().err
@@ -143,6 +147,22 @@ def test_card_is_filled_and_its_snippet_runs(folder, tmp_path, monkeypatch):
     result = run(WITHOUT_PACKAGE + snippet, home=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.strip()
+
+
+def test_card_says_what_the_model_is(converted, tmp_path):
+    folder = shutil.copytree(converted("high_resolution"), tmp_path / "folder")
+    parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert count_weights(folder) == (parameters, (folder / "model.safetensors").stat().st_size)
+    card = make_model_card(folder, REPOSITORY, read_facts(REPOSITORY, None))
+    for line in (
+        "# tiny-llava-mini",
+        "| language model | llama, 2 layers, width 64, vocabulary 408 |",
+        "| vision tower | clip_vision_model, 2 layers read, width 32, 56 pixels, patches of 14 |",
+        "| vision tokens an image or frame | 4 (C = 2) |",
+        "| crops an image | 5 (N = 2) |",
+        f"| parameters | {parameters:,} |",
+    ):
+        assert line in card.split("\n")
 
 
 def test_card_of_the_8b_release(folder):
