@@ -156,6 +156,16 @@ def test_tokens_that_the_vocabulary_has_already_are_used(folder):
     assert tokenizer.convert_ids_to_tokens(305) == "<|reserved_special_token_0|>"
 
 
+def test_one_token_is_there_and_one_takes_a_reserved_place(folder):
+    write_tokenizer(folder, ["<video>", *(f"<|reserved_special_token_{i}|>" for i in range(2))], eos_token="</s>")
+    tokenizer, placed = convert_tokenizer(folder)
+    assert [placed[token].token_id for token in ("<image>", "<video>")] == [306, 304]
+    assert tokenizer.convert_ids_to_tokens([304, 305, 306]) == ["<video>", "<|reserved_special_token_0|>", "<image>"]
+    # In every file, or other readers of the tokenizer still know the old name.
+    tokenizer.save_pretrained(folder)
+    assert not any("reserved_special_token_1" in path.read_text() for path in folder.glob("*.json"))
+
+
 def test_one_reserved_token_is_not_enough_for_two(folder):
     write_tokenizer(folder, ["<|reserved_special_token_0|>"], eos_token="</s>")
     _, placed = convert_tokenizer(folder)
