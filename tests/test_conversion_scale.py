@@ -275,7 +275,6 @@ def test_measuring(tmp_path, capfd):
     numbers = json.loads(printed[printed.index("{") :])
     assert 0.1 < numbers["peak_memory_gib"] < 3
     assert numbers["times_the_copy"] > 1
-    assert numbers["times_the_copy"] == pytest.approx(numbers["seconds"] / numbers["copy_seconds"], rel=0.5)  # rounded
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
     assert measure_conversion.main([str(source), str(tmp_path / "output")]) == 2
     assert "failed with exit code 2" in capfd.readouterr().err
