@@ -53,6 +53,11 @@ def find_vision_tower(
     """
     inside = {key.removeprefix(ORIGINAL_TOWER): t for key, t in tensors.items() if key.startswith(ORIGINAL_TOWER)}
     name = vision_tower or original_config.get("mm_vision_tower")
+    if not isinstance(name, str | None):
+        raise ValueError(
+            f"config.json has {name!r} as `mm_vision_tower`, where a name should be: say which tower it is with "
+            "--vision-tower DIR_OR_REPO."
+        )
     local = name and find_local(name, checkpoint)
     if inside and not local and not vision_tower and _is_default_tower(inside):
         config = CLIPVisionConfig(**{k: v for k, v in DEFAULT_VISION_CONFIG.items() if k != "model_type"})

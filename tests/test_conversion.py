@@ -215,6 +215,11 @@ BAD_INPUT = {
         lambda folder: change_json(folder.parent / "vision_tower" / "config.json", num_attention_heads=5),
         "describes no CLIP.*not a multiple",
     ),
+    "tower is a number": (lambda folder: change_config(folder, mm_vision_tower=5), "5 as `mm_vision_tower`"),
+    "features in a list": (
+        lambda folder: change_config(folder, mm_vision_select_feature=["patch"]),
+        "'patch'.*but has",
+    ),
     "tower not found": (lambda folder: change_config(folder, mm_vision_tower="../nowhere"), "--vision-tower"),
     "crops of another size": (
         lambda folder: change_json(folder.parent / "vision_tower" / "preprocessor_config.json", crop_size=42),

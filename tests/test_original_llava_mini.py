@@ -113,10 +113,10 @@ def test_incomplete_checkpoints_are_refused(tmp_path, change):
         AutoModelForImageTextToText.from_pretrained(directory)
 
 
-def test_unknown_tower_is_refused(tmp_path):
+@pytest.mark.parametrize("name", [None, 5])
+def test_unknown_tower_is_refused(tmp_path, name):
     directory = copy_case("high_resolution", tmp_path)
-    config = json.loads((directory / "config.json").read_text())
-    del config["mm_vision_tower"]
+    config = json.loads((directory / "config.json").read_text()) | {"mm_vision_tower": name}
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="names no `mm_vision_tower`.*Or convert it"):
+    with pytest.raises(ValueError, match=rf"names no `mm_vision_tower` \(it is {name}\).*Or convert it"):
         AutoModelForImageTextToText.from_pretrained(directory)

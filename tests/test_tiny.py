@@ -201,6 +201,8 @@ def test_ablation_writes_table_and_plot(tmp_path, monkeypatch):
     assert [list(run) for run in scores["pre-fusion, C = 2"]] == [["colour"]] * 2
     assert "| pre-fusion, C = 2 |" in (tmp_path / "out" / "table.md").read_text()
     assert (tmp_path / "out" / "scores.png").stat().st_size > 0
+    monkeypatch.setattr(ablation, "run_variant", None)  # nothing is left to run
+    ablation.main()
 
 
 needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.exists(), reason="no trained checkpoint in this checkout")

@@ -1,6 +1,6 @@
 """
 The paper's claim in miniature: the small model with and without pre-fusion at equal size, and with 1, 4 and 16 vision
-tokens, each from several seeds, on shapes alone. Writes a table and a plot.
+tokens, each from several seeds, on shapes alone. Writes a table and a plot; what is in the table is not run again.
 
     python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation
 """
@@ -43,13 +43,13 @@ def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per
 
 def to_table(scores: dict[str, list[dict[str, float]]]) -> str:
     """Mean over seeds, with the lowest and the highest."""
-    lines = ["| variant | " + " | ".join(TYPES) + " |", "|---" * (len(TYPES) + 1) + "|"]
+    lines = ["| variant | seeds | " + " | ".join(TYPES) + " |", "|---" * (len(TYPES) + 2) + "|"]
     for name, runs in scores.items():
         cells = []
         for kind in TYPES:
             values = [run[kind] for run in runs]
             cells.append(f"{sum(values) / len(values):.2f} ({min(values):.2f}-{max(values):.2f})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -82,13 +82,16 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, list[dict[str, float]]] = {}
+    saved = arguments.output / "scores.json"
+    scores: dict[str, list[dict[str, float]]] = json.loads(saved.read_text()) if saved.exists() else {}
     # All variants of a seed before the next one, so that an interrupted run still compares equals.
     for seed in range(arguments.seeds):
         for name in arguments.variants:
+            if len(scores.get(name, [])) > seed:
+                continue
             run = run_variant(name, seed, arguments.tower, arguments.runs, arguments.steps, arguments.per_type)
             scores.setdefault(name, []).append(run)
-            (arguments.output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+            saved.write_text(json.dumps(scores, indent=1) + "\n")
             (arguments.output / "table.md").write_text(to_table(scores) + "\n")
     print(to_table(scores))
     plot(scores, arguments.output / "scores.png")

@@ -68,7 +68,7 @@ def convert_config(
         ValueError: a setting that LLaVA-Mini here does not have, or parts that don't fit together.
     """
     settings = ORIGINAL_DEFAULTS | {key: value for key, value in original.items() if value is not None}
-    if (feature := settings["mm_vision_select_feature"]) not in SELECT_STRATEGIES:
+    if str(feature := settings["mm_vision_select_feature"]) not in SELECT_STRATEGIES:
         raise ValueError(
             f"config.json has `mm_vision_select_feature` {feature!r}, but has to have one of "
             f"{', '.join(map(repr, SELECT_STRATEGIES))}."
@@ -147,8 +147,10 @@ def find_tower(original: dict, checkpoint: str | os.PathLike) -> str:
         ValueError: the configuration names none.
     """
     name = original.get("mm_vision_tower")
-    if not name:
-        raise ValueError(f"The configuration of {checkpoint} names no `mm_vision_tower`. {CONVERT_HINT}")
+    if not name or not isinstance(name, str):
+        raise ValueError(
+            f"The configuration of {checkpoint} names no `mm_vision_tower` (it is {name!r}). {CONVERT_HINT}"
+        )
     beside = Path(checkpoint) / name
     return str(beside.resolve()) if beside.is_dir() else name
 
