@@ -6,7 +6,8 @@ Time and memory against transformers' Llava with the same text model and random 
     python examples/benchmarks/latency.py --device cuda --scale 1 --dtype bfloat16 --batch-sizes 1 16 --compile
 
 Measured are the first token of a prompt with one image, a second question about the same image, and decoding, eager
-and compiled (the first token on accelerators only). Every figure is the median of `--runs`; ratios are of medians from the same run.
+and compiled (the first token on accelerators only). Every figure is the median of `--runs`; ratios are of medians from
+the same run.
 """
 
 import argparse
