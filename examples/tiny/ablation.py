@@ -92,7 +92,7 @@ def main():
             run = run_variant(name, seed, arguments.tower, arguments.runs, arguments.steps, arguments.per_type)
             scores.setdefault(name, []).append(run)
             saved.write_text(json.dumps(scores, indent=1) + "\n")
-            (arguments.output / "table.md").write_text(to_table(scores) + "\n")
+    (arguments.output / "table.md").write_text(to_table(scores) + "\n")
     print(to_table(scores))
     plot(scores, arguments.output / "scores.png")
 
