@@ -39,9 +39,10 @@ QUESTIONS = (
     "How many shapes are there?",
     "Is there a red circle?",
     "Is the square small or large?",
+    "Is the circle on the left or on the right?",
     "What colour is the background?",
 )
-VIDEO_QUESTIONS = ("What shape is it?", "What colour is the shape?")
+VIDEO_QUESTIONS = ("What shape is it?", "What colour is the shape?", "Which way does the shape move?")
 
 
 def draw_shapes() -> Image.Image:

@@ -20,10 +20,12 @@ def test_answers_are_right(tmp_path):
         "How many shapes are there?": "2",
         "Is there a red circle?": "yes",
         "Is the square small or large?": "small",
+        "Is the circle on the left or on the right?": "left",
         "What colour is the background?": "white",
         "Which digit is this?": "7",
         "What shape is it?": "square",
         "What colour is the shape?": "green",
+        "Which way does the shape move?": "right",
     }
     assert "Which shape is red? Through pipeline(): circle" in output
     assert "14 tokens, 1 of them vision" in output and "4 of them vision" in output

@@ -52,6 +52,7 @@ def write_card(checkpoint: Path, measured: dict):
         width=config.text_config.hidden_size,
         conditions=measured["conditions"],
         per_type=measured["per_type"],
+        seed=measured["seed"],
         claims=to_table(claims),
         bound=CLAIM_BOUND,
         rest=to_table(rest) if rest else "Nothing of what was measured.",

@@ -1,6 +1,6 @@
 """
-The small model from nothing to a checkpoint with a card: tower, all phases of recipe.json, export, measurement. About
-an hour and a half on one CPU core; what is finished is not done again.
+The small model from nothing to a checkpoint with a card: tower, all phases of recipe.json, export, measurement. Nearly
+two hours on one CPU core; what is finished is not done again.
 
     python examples/tiny/train_all.py --output runs/tiny
 """
