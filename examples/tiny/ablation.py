@@ -1,6 +1,7 @@
 """
 The paper's claim in miniature: the small model with and without pre-fusion at equal size, and with 1, 4 and 16 vision
-tokens, each from several seeds, on shapes alone. Writes a table and a plot; what is in the table is not run again.
+tokens (C = 1, 2, 4), each from several seeds, on shapes alone. Writes a table and a plot; what is in the table is not
+run again.
 
     python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation
 """
