@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 from test_video_streaming import write_video
 
 from llava_mini import cli
 
 
 IMAGE = str(Path(__file__).parent / "golden/preprocess/image0.png")
+CHECKPOINT = Path(__file__).parents[1] / "examples/tiny/checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,17 @@ def test_ask_about_an_image(capsys, model):
     facts = json.loads(output)
     assert facts["answer"] == streamed.strip()
     assert (facts["vision_tokens"], facts["new_tokens"], facts["frames"]) == (1, 6, [])
+
+
+def test_answers_begin_with_their_first_letter(capsys, tmp_path):
+    """The small model's words begin with a space, streamed or not."""
+    picture = Image.new("RGB", (84, 84), "white")
+    ImageDraw.Draw(picture).ellipse((20, 20, 60, 60), fill="red")
+    picture.save(tmp_path / "red.png")
+    arguments = ("--image", tmp_path / "red.png", "--query", "What colour is the circle?", "--temperature", 0)
+    for options in ((), ("--num-beams", 2)):
+        _, output, _ = run(capsys, "ask", "--model", CHECKPOINT, *arguments, *options)
+        assert output == "red\n"
 
 
 def test_ask_about_several_images_and_a_video(capsys, model, video):

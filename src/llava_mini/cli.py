@@ -134,13 +134,24 @@ def generation_options(arguments: argparse.Namespace) -> dict:
     return options
 
 
+class AnswerStreamer(TextStreamer):
+    """Prints an answer as it grows, without the space that many tokenizers put before its first word."""
+
+    has_begun = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False):
+        text = text if self.has_begun else text.lstrip()
+        self.has_begun = self.has_begun or bool(text)
+        super().on_finalized_text(text, stream_end)
+
+
 def answer(
     model: PreTrainedModel, processor: ProcessorMixin, inputs: dict, options: dict, show: bool
 ) -> tuple[str, int]:
     """Generates, printing tokens as they come when `show`; returns the answer and its number of tokens."""
     # Beams are decided at the end only, so there is nothing to stream.
     streamed = show and "num_beams" not in options
-    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True) if streamed else None
+    streamer = AnswerStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True) if streamed else None
     ids = model.generate(**inputs, **options, streamer=streamer)[0, inputs["input_ids"].shape[1] :]
     text = processor.decode(ids, skip_special_tokens=True).strip()
     if show and not streamed:
