@@ -58,7 +58,10 @@ def _verify_layout(directory: Path) -> str:
         raise ValueError(f"{directory} does not hold what its config.json describes, such as {(wrong or ['?'])[0]!r}.")
     # Of the files: what is loaded has the configuration's anyway.
     if (dtype := common_dtype(tensors)) != model.config.dtype:
-        raise ValueError(f"{directory} holds {dtype}, but its config.json says {model.config.dtype}.")
+        raise ValueError(
+            f"{directory} holds {dtype}, but its config.json says {model.config.dtype}: convert it again, or correct "
+            "`dtype` there."
+        )
     count = sum(torch.Size(shape).numel() for shape in shapes.values())
     return f"loads without missing, unexpected or mismatched keys: {len(shapes)} tensors, {count:,} parameters"
 

@@ -188,6 +188,8 @@ def test_context_refusals(model):
         model.generate(**text, **pixels, **GREEDY, vision_context=model.encode_visuals(**pixels))
     with pytest.raises(ValueError, match="prefill_chunk_size"):
         model.generate(**text, **GREEDY, vision_context=context, prefill_chunk_size=4)
+    with pytest.raises(ValueError, match="`keep` is 'nothing'.*'key_values', 'features'"):
+        model.encode_visuals(**pixels, keep="nothing")
     with pytest.raises(ValueError, match="features don't match"):
         model.encode_visuals(**pixels, input_ids=text["input_ids"][:, :2])
     # After a failure the conversation goes on as if nothing had been kept.

@@ -272,8 +272,11 @@ class LlavaMiniVisualsMixin:
             `LlavaMiniVisionContext`, for `generate(..., vision_context=...)`.
 
         Raises:
-            ValueError: pixels and placeholders contradict each other.
+            ValueError: an unknown `keep`; pixels and placeholders contradict each other.
         """
+        what_is_dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}
+        if keep not in what_is_dropped:
+            raise ValueError(f"`keep` is {keep!r}, but has to be one of {', '.join(map(repr, what_is_dropped))}.")
         opened = self.open_visuals(
             pixel_values, pixel_values_videos, video_num_frames, vision_memory_budget=vision_memory_budget
         )
@@ -282,9 +285,8 @@ class LlavaMiniVisualsMixin:
             masks = self.get_placeholder_mask(input_ids, None)
             held = dict(zip(masks, read_counts(masks.values())))
             rows = {name: assign_units(self.config, name, held[name], visual.sizes) for name, visual in opened.items()}
-        dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}[keep]
         visuals = {
-            name: LlavaMiniVisualChunk.join([replace(chunk, **dropped) for chunk in visual.chunks])
+            name: LlavaMiniVisualChunk.join([replace(chunk, **what_is_dropped[keep]) for chunk in visual.chunks])
             for name, visual in opened.items()
         }
         sizes = {name: visual.sizes for name, visual in opened.items()}
@@ -300,7 +302,13 @@ class LlavaMiniVisualsMixin:
         output_compressor_attentions: bool = False,
         vision_memory_budget: int | None = None,
     ) -> dict[str, LlavaMiniVisuals]:
-        """`{"image": ..., "video": ...}` with what is given, as pixels or already encoded; nothing is run yet."""
+        """
+        `{"image": ..., "video": ...}` with what is given, as pixels or already encoded; nothing is run yet. Arguments:
+        see `LlavaMiniModel.forward`.
+
+        Raises:
+            ValueError: one modality in several forms, or pixels that don't match the configuration.
+        """
         options = (output_compressor_attentions, vision_memory_budget)
         visuals = {}
         for name, chunk in (vision_context.visuals if vision_context else {}).items():
@@ -357,7 +365,11 @@ class LlavaMiniVisualsMixin:
         return LlavaMiniVisuals([len(tokens) // count for tokens in output.pooler_output], [chunk])
 
 
-def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, ndim: int) -> torch.Tensor:
+def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, ndim: int) -> None:
+    """
+    Raises:
+        ValueError: pixels `name` have not `ndim` dimensions, or not the configuration's crops, channels and size.
+    """
     vision = config.vision_config
     expected = (config.num_crops, vision.num_channels, vision.image_size, vision.image_size)
     if pixel_values.ndim != ndim or tuple(pixel_values.shape[-4:]) != expected:
@@ -370,7 +382,12 @@ def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, 
 
 
 def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | None) -> list[int]:
-    """Frames of each video that count."""
+    """
+    Frames of each video that count, of `(videos, frames, K, 3, height, width)`.
+
+    Raises:
+        ValueError: not one number a video, or a number that the tensor cannot hold.
+    """
     num_videos, max_frames = pixel_values_videos.shape[:2]
     counts = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
     if len(counts) != num_videos or not all(0 < count <= max_frames for count in counts):
