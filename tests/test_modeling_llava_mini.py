@@ -409,7 +409,8 @@ def test_selected_tower_layer(layer):
     make_uneven(model)
     full = AutoModel.from_config(config.vision_config).eval()
     make_uneven(full, seed=1)
-    model.model.vision_tower.load_state_dict(full.state_dict(), strict=False)
+    missing, _ = model.model.vision_tower.load_state_dict(full.state_dict(), strict=False)  # layers that are left out
+    assert not missing
     pixels = torch.randn(2, 1, 3, IMAGE_SIZE, IMAGE_SIZE)
     expected = full(pixels[:, 0], output_hidden_states=True).hidden_states[layer][:, 1:]
     torch.testing.assert_close(model.get_image_features(pixels).last_hidden_state, expected)
