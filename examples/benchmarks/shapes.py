@@ -86,7 +86,7 @@ def write_results(name: str, title: str, header: list[str], rows: list[list], de
     }
     lines = [f"# {title}", "", ", ".join(f"{key}: {value}" for key, value in facts.items()), ""]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(map(_format_cell, row)) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(format_cell, row)) + " |" for row in rows]
     lines += ["", notes] if notes else []
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def write_results(name: str, title: str, header: list[str], rows: list[list], de
     (RESULTS / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def _format_cell(value: str | float | None) -> str:
+def format_cell(value: str | float | None) -> str:
     """Numbers with three digits, or all before the point; nothing for `None`."""
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
