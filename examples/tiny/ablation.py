@@ -35,7 +35,7 @@ def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per
     options = dict(VARIANTS[name])
     processor = build_processor(options.pop("compressor_size"))
     model = build_model(processor, tower, **options)
-    phase = {"name": "ablation", "steps": steps, "lr": 2e-3, "muon_lr": 0.02, "schedule": "linear", "mix": MIX}
+    phase = {"name": "ablation", "steps": steps, "lr": 2e-3, "muon_lr": 0.02, "mix": MIX}
     output = folder / f"{name} {seed}".replace(" ", "_").replace(",", "").replace("=", "")
     run_phase(model, processor, phase, output, seed)
     results = evaluate(output, per_type, seed=2, types=TYPES)
@@ -84,7 +84,14 @@ def main():
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
     saved = arguments.output / "scores.json"
-    scores: dict[str, list[dict[str, float]]] = json.loads(saved.read_text()) if saved.exists() else {}
+    settings = {"steps": arguments.steps, "per_type": arguments.per_type}
+    made = json.loads(saved.read_text()) if saved.exists() else {**settings, "scores": {}}
+    if any(made[name] != value for name, value in settings.items()):
+        raise ValueError(
+            f"{saved} was made with {made['steps']} steps and {made['per_type']} questions a type: go on with these, "
+            "or give another --output and --runs."
+        )
+    scores: dict[str, list[dict[str, float]]] = made["scores"]
     # All variants of a seed before the next one, so that an interrupted run still compares equals.
     for seed in range(arguments.seeds):
         for name in arguments.variants:
@@ -92,7 +99,7 @@ def main():
                 continue
             run = run_variant(name, seed, arguments.tower, arguments.runs, arguments.steps, arguments.per_type)
             scores.setdefault(name, []).append(run)
-            saved.write_text(json.dumps(scores, indent=1) + "\n")
+            saved.write_text(json.dumps(made, indent=1) + "\n")
     (arguments.output / "table.md").write_text(to_table(scores) + "\n")
     print(to_table(scores))
     plot(scores, arguments.output / "scores.png")

@@ -64,12 +64,7 @@ def build_processor(compressor_size: int = 1) -> LlavaMiniProcessor:
 def build_model(
     processor: LlavaMiniProcessor, tower: Path | None, num_prefusion_layers: int = 3, num_llm_layers: int = 2
 ) -> LlavaMiniForConditionalGeneration:
-    """
-    A model with random weights and, if given, the pre-trained tower.
-
-    Raises:
-        ValueError: the tower's weights don't fit.
-    """
+    """A model with random weights and, if given, the pre-trained tower."""
     tokenizer = processor.tokenizer
     vision = CLIPVisionModel.from_pretrained(tower) if tower else None
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -96,9 +91,6 @@ def build_model(
     )
     model = LlavaMiniForConditionalGeneration(config)
     if vision is not None:
-        weights = {name: value for name, value in vision.state_dict().items() if "post_layernorm" not in name}
-        missing, unexpected = model.model.vision_tower.load_state_dict(weights, strict=False)
-        if unexpected or any("post_layernorm" not in name for name in missing):
-            raise ValueError(f"The tower in {tower} doesn't fit: missing {missing}, unexpected {unexpected}.")
+        model.model.vision_tower.load_state_dict(vision.state_dict())
     model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=32, **special)
     return model.to(torch.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from evaluate import to_table
+from scenes import RADII
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 
@@ -31,6 +32,13 @@ def export(model: Path, output: Path):
         part["dtype"] = "float32"
         part.pop("_name_or_path", None)  # where the tower lay on the machine that trained it
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def describe_rest(rest: dict[str, dict]) -> str:
+    """What the card says of types that are not claimed."""
+    if not rest:
+        return f"No type of question that was measured is below {CLAIM_BOUND:.2f}."
+    return f"Below {CLAIM_BOUND:.2f}, measured in the same way; do not rely on these:\n\n{to_table(rest)}"
 
 
 def write_card(checkpoint: Path, measured: dict):
@@ -54,8 +62,8 @@ def write_card(checkpoint: Path, measured: dict):
         per_type=measured["per_type"],
         seed=measured["seed"],
         claims=to_table(claims),
-        bound=CLAIM_BOUND,
-        rest=to_table(rest) if rest else "Nothing of what was measured.",
+        rest=describe_rest(rest),
+        radii=" or ".join(f"{low:g} to {high:g} ({name})" for name, (low, high) in RADII.items()),
     )  # fmt: skip
     (checkpoint / "README.md").write_text(card)
 

@@ -44,9 +44,19 @@ class Mix:
     clip_questions: int = 3
 
 
-def choose_questions(candidates: list[Question], weights: dict[str, float], count: int, rng: random.Random):
-    """`count` questions: a type by weight, then any question of it; repeated only when there are too few."""
+def choose_questions(
+    candidates: list[Question], weights: dict[str, float], count: int, rng: random.Random
+) -> list[Question]:
+    """
+    `count` questions: a type by weight, then any question of it; repeated only when there are too few.
+
+    Raises:
+        ValueError: no type that can be asked has a weight.
+    """
+    askable = sorted({question.type for question in candidates})
     candidates = [question for question in candidates if weights.get(question.type, 1.0) > 0]
+    if not candidates:
+        raise ValueError(f"A picture can be asked about {askable}, but the mix gives no weight to any of them.")
     chosen: list[Question] = []
     while len(chosen) < count:
         left = [question for question in candidates if question not in chosen] or candidates

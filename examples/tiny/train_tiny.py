@@ -123,7 +123,7 @@ def run_phase(
         output_dir=output / "trainer",
         max_steps=phase["steps"],
         per_device_train_batch_size=1,
-        lr_scheduler_type=phase["schedule"],
+        lr_scheduler_type="linear",
         warmup_steps=phase.get("warmup", 50),
         max_grad_norm=1.0,
         logging_steps=50,
@@ -153,8 +153,6 @@ def main():
     parser.add_argument("--tower", type=Path, required=True, help="what pretrain_tower.py saved")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent / "recipe.json")
-    parser.add_argument("--phases", nargs="*", help="only these; by default all that are not finished")
-    parser.add_argument("--init", type=Path, help="start from this checkpoint instead of random weights")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,11 +160,7 @@ def main():
 
     processor = build_processor()
     model = build_model(processor, arguments.tower)
-    if arguments.init:
-        model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.init, dtype=torch.float32)
     for phase in json.loads(arguments.recipe.read_text()):
-        if arguments.phases and phase["name"] not in arguments.phases:
-            continue
         output = arguments.output / phase["name"]
         if (output / "config.json").exists():
             model = LlavaMiniForConditionalGeneration.from_pretrained(output, dtype=torch.float32)
