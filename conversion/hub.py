@@ -35,6 +35,7 @@ CODE_FILES = (
     "modules_llava_mini.py",
     "original_llava_mini.py",
     "processing_llava_mini.py",
+    "versions_llava_mini.py",
     "video_processing_llava_mini.py",
     "vision_context_llava_mini.py",
 )

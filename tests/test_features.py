@@ -204,9 +204,7 @@ def test_quantized_cache(model, kind):
     row_inputs = collate([row])
     scores = []
     for cache in (None, quantized_cache(kind, model.config.text_config)):
-        made = model.generate(
-            **row_inputs, **GREEDY, past_key_values=cache, output_logits=True, return_dict_in_generate=True
-        )
+        made = model.generate(**row_inputs, **GREEDY, cache=cache, output_logits=True, return_dict_in_generate=True)
         scores.append(torch.stack(made.logits))
     assert not torch.equal(*scores)
     assert nn.functional.cosine_similarity(scores[0].flatten(), scores[1].flatten(), dim=0) > 0.999
@@ -216,7 +214,7 @@ def test_static_cache_of_a_given_length(model):
     row = make_row(model.config, [4, "image", 6])
     cache = StaticCache(config=model.config.text_config, max_cache_len=len(row.input_ids) + GREEDY["max_new_tokens"])
     row_inputs = collate([row])
-    made = generate(model, row_inputs, past_key_values=cache, disable_compile=True)
+    made = generate(model, row_inputs, cache=cache, disable_compile=True)
     assert torch.equal(made, generate(model, row_inputs))
 
 

@@ -175,8 +175,8 @@ def test_second_turn_afresh(model):
 def test_continuing_from_a_cache_runs_only_what_is_new(model, whole):
     row = make_row(model.config, ROWS["one image"])
     inputs = collate([row])
-    first = model.generate(**inputs, **GREEDY, past_key_values=DynamicCache(), return_dict_in_generate=True)
-    cache = first.past_key_values
+    first = model.generate(**inputs, **GREEDY, cache=DynamicCache(), return_dict_in_generate=True)
+    cache = first.cache
     second, question = grow(row, first.sequences[0, len(row.input_ids) :], model.config, 5)
     ids = second.input_ids[None]
     new_ids = ids if whole else ids[:, cache.get_seq_length() :]
@@ -184,7 +184,7 @@ def test_continuing_from_a_cache_runs_only_what_is_new(model, whole):
     hook = model.model.language_model.register_forward_pre_hook(
         lambda _module, _args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     )
-    made = model.generate(input_ids=new_ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **GREEDY)
+    made = model.generate(input_ids=new_ids, attention_mask=torch.ones_like(ids), cache=cache, **GREEDY)
     hook.remove()
     # The last answer token was never run, so it comes with the question.
     assert lengths == [len(question) + 1] + [1] * (NEW_TOKENS - 1)
@@ -199,20 +199,18 @@ def test_continuing_from_a_cache_runs_only_what_is_new(model, whole):
 @pytest.mark.parametrize("whole", [True, False])
 def test_new_images_after_a_cache_are_refused(model, whole):
     row = make_row(model.config, ROWS["one image"])
-    first = model.generate(**collate([row]), **GREEDY, past_key_values=DynamicCache(), return_dict_in_generate=True)
+    first = model.generate(**collate([row]), **GREEDY, cache=DynamicCache(), return_dict_in_generate=True)
     more = make_row(model.config, [30, "image", 3], seed=4).input_ids
     ids = torch.cat([first.sequences[0], more])[None]
-    new_ids = ids if whole else ids[:, first.past_key_values.get_seq_length() :]
-    with pytest.raises(ValueError, match="New image placeholders after `past_key_values`"):
-        model.generate(
-            input_ids=new_ids, attention_mask=torch.ones_like(ids), past_key_values=first.past_key_values, **GREEDY
-        )
+    new_ids = ids if whole else ids[:, first.cache.get_seq_length() :]
+    with pytest.raises(ValueError, match="New image placeholders after a cache"):
+        model.generate(input_ids=new_ids, attention_mask=torch.ones_like(ids), cache=first.cache, **GREEDY)
 
 
 def test_static_cache_given_by_the_caller(model):
     row = make_row(model.config, ROWS["two images"])
     cache = StaticCache(config=model.config.text_config, max_cache_len=len(row.input_ids) + NEW_TOKENS)
-    assert torch.equal(new_tokens(model, row, past_key_values=cache, disable_compile=True), greedy_by_hand(model, row))
+    assert torch.equal(new_tokens(model, row, cache=cache, disable_compile=True), greedy_by_hand(model, row))
 
 
 def test_a_generated_placeholder_is_an_ordinary_token(model):

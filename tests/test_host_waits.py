@@ -49,10 +49,10 @@ def test_values_are_read_in_one_place(monkeypatch, case, size, ratio):
     monkeypatch.setattr(modeling_llava_mini, "read_counts", lambda _: counts[0])
     cache = DynamicCache(config=model.config.text_config)
     with torch.no_grad():
-        assert model(**inputs, past_key_values=cache).logits.shape == shape
+        assert model(**inputs, cache=cache).logits.shape == shape
         # Decoding reads nothing at all.
         monkeypatch.setattr(modeling_llava_mini, "read_counts", None)
-        assert model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache).logits.shape[1] == 1
+        assert model(input_ids=inputs["input_ids"][:, -1:], cache=cache).logits.shape[1] == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CPUs have nothing to wait for")
@@ -68,9 +68,9 @@ def test_waits_on_a_gpu(case):
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                model(**inputs, past_key_values=cache)
+                model(**inputs, cache=cache)
             assert sum("synchroniz" in str(warning.message) for warning in caught) == 1
             torch.cuda.set_sync_debug_mode("error")
-            model(input_ids=inputs["input_ids"][:, -1:], past_key_values=cache)
+            model(input_ids=inputs["input_ids"][:, -1:], cache=cache)
         finally:
             torch.cuda.set_sync_debug_mode("default")

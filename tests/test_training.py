@@ -354,9 +354,9 @@ def test_stage_1_is_plain_llava(checkpoint, media):
     assert [name for name, p in model.named_parameters() if p.grad is not None and "projector" not in name] == []
 
 
-def test_gradient_checkpointing_changes_nothing(media, checkpoint, tmp_path):
+def test_activation_checkpointing_changes_nothing(media, checkpoint, tmp_path):
     runs = [
-        main(arguments(media, checkpoint, tmp_path / switch, "--max_steps", "2", "--gradient_checkpointing", switch))
+        main(arguments(media, checkpoint, tmp_path / switch, "--max_steps", "2", "--activation_checkpointing", switch))
         for switch in ("true", "false")
     ]
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-6)

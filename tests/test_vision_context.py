@@ -183,7 +183,7 @@ def test_context_refusals(model):
     with pytest.raises(ValueError, match="one beam"):
         model.generate(**text, **GREEDY, vision_context=context, num_beams=2)
     with pytest.raises(ValueError, match="has its own cache"):
-        model.generate(**text, **GREEDY, vision_context=context, past_key_values=object())
+        model.generate(**text, **GREEDY, vision_context=context, cache=object())
     with pytest.raises(ValueError, match="pass only one of pixels"):
         model.generate(**text, **pixels, **GREEDY, vision_context=model.encode_visuals(**pixels))
     with pytest.raises(ValueError, match="prefill_chunk_size"):

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from llava_mini.versions_llava_mini import CHECKPOINTING_ARGUMENT
+
 
 @dataclass
 class LlavaMiniTrainingArguments(TrainingArguments):
@@ -15,11 +17,17 @@ class LlavaMiniTrainingArguments(TrainingArguments):
     Args:
         projector_learning_rate (`float`, *optional*): of the projector (the paper's stage 2: 1e-5); by default as of
             everything else.
+        activation_checkpointing (`bool`, *optional*): as in transformers since 5.24, on every version.
     """
 
     projector_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+    )
 
     def __post_init__(self):
+        if self.activation_checkpointing is not None:
+            setattr(self, CHECKPOINTING_ARGUMENT, self.activation_checkpointing)
         super().__post_init__()
         # Batches hold pixels and labels that the model's signature may hide behind PEFT.
         self.remove_unused_columns = False

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
 from llava_mini.serving import add_serve_parser
+from llava_mini.versions_llava_mini import describe_versions
 from llava_mini.video_streaming import prepare_streamed_inputs
 
 
@@ -35,6 +36,14 @@ examples:
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+class ShowVersions(argparse.Action):
+    """`--version`: ours, transformers' and torch's, and whether they are in the tested range."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_):
+        print(describe_versions())
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line's arguments."""
     parser = argparse.ArgumentParser(
@@ -43,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # An action of its own, since argparse's would join the lines.
+    parser.add_argument("--version", action=ShowVersions, nargs=0, help="print the versions that a bug report needs")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function, text in (
         ("ask", ask, "ask one question and print the answer as it is made"),

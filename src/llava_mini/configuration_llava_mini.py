@@ -81,7 +81,14 @@ class LlavaMiniConfig(PreTrainedConfig):
 
     model_type = "llava_mini"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    # What an evaluation does not gather: the cache under both its names, and what only some batches have.
+    keys_to_ignore_at_inference = [
+        "cache",
+        "past_key_values",
+        "image_outputs",
+        "video_outputs",
+        "compressor_attentions",
+    ]
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

@@ -6,6 +6,7 @@ from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from .modules_llava_mini import KeptText, check_no_placeholders
+from .versions_llava_mini import CACHE_NAME, answer_to_both_cache_names, rename_cache
 from .vision_context_llava_mini import LlavaMiniTurn, LlavaMiniVisionContext
 
 
@@ -19,8 +20,8 @@ class LlavaMiniGenerationMixin(GenerationMixin):
     def generate(self, *args, **kwargs):
         """
         `GenerationMixin.generate`, with images and videos. The prompt is fused once; new tokens keep their raw
-        embeddings, with a cache or without. Continuing from `past_key_values` runs only what is new, and its text is
-        then not fused: for the authors' numbers in a conversation run the grown chat afresh, or use a
+        embeddings, with a cache or without. Continuing from a `cache` (`past_key_values`) runs only what is new, and
+        its text is then not fused: for the authors' numbers in a conversation run the grown chat afresh, or use a
         `vision_context` made with `keep_text=True`, which gives the same ids for less work.
 
         Args:
@@ -28,11 +29,12 @@ class LlavaMiniGenerationMixin(GenerationMixin):
             vision_memory_budget (`int`, *optional*): bytes that the vision side may use at a time.
 
         Raises:
-            ValueError: `prefill_chunk_size` together with images or videos; new images after `past_key_values`; a
+            ValueError: `prefill_chunk_size` together with images or videos; new images after a cache; a
                 context that keeps text with several rows, beams, padding or a cache of the caller's.
         """
         # A None says nothing, and upstream would carry it along.
         kwargs = {name: value for name, value in kwargs.items() if name not in VISUAL_INPUTS or value is not None}
+        kwargs = rename_cache(kwargs, CACHE_NAME)
         generation_config = kwargs.get("generation_config") or self.generation_config
         chunk_size = kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None))
         if chunk_size is not None and any(name in kwargs for name in VISUAL_INPUTS):
@@ -42,8 +44,8 @@ class LlavaMiniGenerationMixin(GenerationMixin):
             )
         context = kwargs.get("vision_context")
         if context is not None and context.keep_text:
-            return self._generate_turn(context, *args, **kwargs)
-        return super().generate(*args, **kwargs)
+            return answer_to_both_cache_names(self._generate_turn(context, *args, **kwargs))
+        return answer_to_both_cache_names(super().generate(*args, **kwargs))
 
     def _generate_turn(self, context: LlavaMiniVisionContext, *args, **kwargs):
         """`generate` that runs only what the context's last turn has not run, and keeps the new turn."""
@@ -51,8 +53,8 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         mask = kwargs.get("attention_mask")
         if input_ids is None or len(input_ids) != 1 or (mask is not None and not mask.all()):
             raise ValueError("A `vision_context` that keeps text takes `input_ids` of one row without padding.")
-        if kwargs.get("past_key_values") is not None:
-            raise ValueError("A `vision_context` that keeps text has its own cache: leave `past_key_values` out.")
+        if CACHE_NAME in kwargs:
+            raise ValueError("A `vision_context` that keeps text has its own cache: leave `cache` out.")
         # Gone until it is complete again, should anything fail on the way.
         turn, context.turn = context.turn, None
         shared = turn.count_shared(input_ids, self.model.get_placeholder_mask(turn.input_ids, None)) if turn else 0
@@ -62,7 +64,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
             drop_last(cache, cache.get_seq_length() - shared)
             context.turn = turn.crop(shared)
         # Without a mask `generate` would take any pad id in an answer for padding.
-        kwargs |= {"past_key_values": cache, "attention_mask": torch.ones_like(input_ids)}
+        kwargs |= {CACHE_NAME: cache, "attention_mask": torch.ones_like(input_ids)}
         output = super().generate(*args, **kwargs)
         drop_last(cache, cache.get_seq_length() - input_ids.shape[1])
         context.turn.cache = cache
@@ -81,7 +83,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         given["vision_memory_budget"] = model_kwargs.pop("vision_memory_budget", None)
         text_fusion_mask = model_kwargs.pop("text_fusion_mask", None)
         encoded = dict(given.pop("mm_encoder_outputs", {}))
-        cache, context = model_kwargs.get("past_key_values"), given.get("vision_context")
+        cache, context = model_kwargs.get(CACHE_NAME), given.get("vision_context")
         if context is not None and context.keep_text and expand_size > 1:
             raise ValueError("A `vision_context` that keeps text takes one beam and one returned sequence.")
         if context is not None and context.turn is not None:
@@ -147,7 +149,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         return text.put_back(torch.tensor([num_units], device=embeds.device))
 
     def _check_continuation(self, input_ids: torch.Tensor, num_cached: int, model_kwargs: dict):
-        """Refuses new placeholders after `past_key_values`; what follows them is run raw."""
+        """Refuses new placeholders after a cache; what follows them is run raw."""
         if model_kwargs.get("inputs_embeds") is not None:
             return
         # As `generate` decides it: ids as long as the mask (hence the positions) are the whole conversation.
@@ -156,8 +158,8 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         for modality, mask in self.model.get_placeholder_mask(new_ids, None).items():
             if mask.any():
                 raise ValueError(
-                    f"New {modality} placeholders after `past_key_values`: text is fused with all images of its prompt "
-                    "at once. Run the whole conversation without `past_key_values`."
+                    f"New {modality} placeholders after a cache (`past_key_values`): text is fused with all images of "
+                    "its prompt at once. Run the whole conversation without a cache."
                 )
 
 

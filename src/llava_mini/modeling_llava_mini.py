@@ -40,6 +40,7 @@ from .modules_llava_mini import (
     find_rows,
     read_counts,
 )
+from .versions_llava_mini import CACHE_NAME, accept_both_cache_names
 from .vision_context_llava_mini import (
     LlavaMiniVisionContext,
     LlavaMiniVisualChunk,
@@ -134,15 +135,20 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         config = self.vision_tower.config
         asked = kwargs or config.output_hidden_states or config.output_attentions
         tower = self.vision_tower(pixel_values.flatten(0, 1), **kwargs) if asked else None
-        lengths = [size * self.config.num_image_tokens for size in visuals.sizes]
-        return LlavaMiniVisionOutput(
+        return self.report_units(
+            chunk,
+            visuals.sizes,
             last_hidden_state=chunk.features.flatten(0, 1),
-            pooler_output=list(chunk.tokens.flatten(0, 1).split(lengths)),
             hidden_states=tower.hidden_states if tower else None,
             attentions=tower.attentions if tower else None,
             prefusion_key_values=chunk.key_values,
-            compressor_attentions=chunk.attentions,
         )
+
+    def report_units(self, chunk: LlavaMiniVisualChunk, sizes: list[int], **kept) -> LlavaMiniVisionOutput:
+        """Images or videos of `sizes` units as they are returned: a `pooler_output` entry `(size * CC, D)` each."""
+        lengths = [size * self.config.num_image_tokens for size in sizes]
+        tokens = list(chunk.tokens.flatten(0, 1).split(lengths))
+        return LlavaMiniVisionOutput(pooler_output=tokens, compressor_attentions=chunk.attentions, **kept)
 
     def encode_chunks(
         self, units: Iterable[torch.Tensor], output_attentions: bool = False, memory_budget: int | None = None
@@ -311,6 +317,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
             seen.append(LlavaMiniVisualChunk(chunk.tokens, key_values, attentions=chunk.attentions))
         return LlavaMiniVisualChunk.join(seen)
 
+    @accept_both_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -320,7 +327,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         video_num_frames: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         text_fusion_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
@@ -341,6 +348,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
             mm_encoder_outputs (`dict[str, ModelOutput]`): instead of pixels, what `get_image_features` ("image") and
                 `get_video_features` ("video") returned; or the fused prompt ("prompt", made by `generate`).
             vision_context (`LlavaMiniVisionContext`): instead of pixels, what `encode_visuals` returned.
+            cache (`Cache`): keys and values to continue from; also called `past_key_values`.
             vision_memory_budget (`int`): bytes that the vision side may use at a time, see `units_per_chunk`.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
 
@@ -370,7 +378,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
             inputs_embeds, encoded = self.fuse_modalities(
                 input_ids, inputs_embeds, attention_mask, visuals, text_fusion_mask
             )
-        elif mm_encoder_outputs is None and past_key_values is None and input_ids is not None:
+        elif mm_encoder_outputs is None and cache is None and input_ids is not None:
             check_no_placeholders(self.get_placeholder_mask(input_ids, inputs_embeds))
 
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
@@ -378,19 +386,19 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
-        tokens = {modality: chunk.tokens.flatten(0, 1) for modality, chunk in encoded.items()}
+        seen = {modality: self.report_units(chunk, visuals[modality].sizes) for modality, chunk in encoded.items()}
         attentions = [chunk.attentions for chunk in encoded.values() if chunk.attentions is not None]
         return LlavaMiniModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=tokens.get("image"),
-            video_hidden_states=tokens.get("video"),
+            image_outputs=seen.get("image"),
+            video_outputs=seen.get("video"),
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             compressor_attentions=torch.cat(attentions) if attentions else None,
         )
 
@@ -440,6 +448,7 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         """See `LlavaMiniModel.encode_visuals`."""
         return self.model.encode_visuals(*args, **kwargs)
 
+    @accept_both_cache_names
     @can_return_tuple
     def forward(
         self,
@@ -449,7 +458,7 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         video_num_frames: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         text_fusion_mask: torch.Tensor | None = None,
@@ -487,7 +496,7 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
             video_num_frames=video_num_frames,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             text_fusion_mask=text_fusion_mask,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -506,12 +515,12 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         return LlavaMiniCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-            video_hidden_states=outputs.video_hidden_states,
+            image_outputs=outputs.image_outputs,
+            video_outputs=outputs.video_outputs,
             compressor_attentions=outputs.compressor_attentions,
+            **{CACHE_NAME: outputs.cache},
         )
 
 

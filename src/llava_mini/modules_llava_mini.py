@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # The one import below the public interface: the text types that LlavaMiniConfig allows all rotate as Llama does.
@@ -28,6 +28,12 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .configuration_llava_mini import LlavaMiniConfig
+from .versions_llava_mini import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    MultimodalBaseModelOutputWithPast,
+    MultimodalCausalLMOutputWithPast,
+)
 
 
 # The authors' `model_type`.
@@ -57,46 +63,53 @@ class LlavaMiniVisionOutput(BaseModelOutputWithPooling):
     compressor_attentions: torch.Tensor | None = None
 
 
+class VisionTokensMixin:
+    """The vision tokens of a forward pass in one tensor, as this package has always returned them."""
+
+    @property
+    def image_hidden_states(self) -> torch.Tensor | None:
+        """Vision tokens of the images as they enter the language model, `(images * CC, D)`."""
+        return None if self.image_outputs is None else torch.cat(list(self.image_outputs.pooler_output))
+
+    @property
+    def video_hidden_states(self) -> torch.Tensor | None:
+        """Vision tokens of the videos' frames, `(frames * CC, D)`."""
+        return None if self.video_outputs is None else torch.cat(list(self.video_outputs.pooler_output))
+
+
 @dataclass
-class LlavaMiniModelOutputWithPast(BaseModelOutputWithPast):
+class LlavaMiniModelOutputWithPast(VisionTokensMixin, MultimodalBaseModelOutputWithPast):
     r"""
     Args:
-        image_hidden_states (`torch.Tensor` of shape `(images * CC, D)`, *optional*):
-            Vision tokens of the images as they enter the language model.
-        video_hidden_states (`torch.Tensor` of shape `(frames * CC, D)`, *optional*):
-            Vision tokens of the videos' frames.
+        last_hidden_state (`torch.Tensor` of shape `(B, S, D)`):
+            Of the language model.
+        cache (`Cache`, *optional*):
+            Keys and values of the language model; also called `past_key_values`.
+        hidden_states, attentions (`tuple[torch.Tensor]`, *optional*):
+            Of the language model; with `output_hidden_states=True`, `output_attentions=True`.
+        image_outputs, video_outputs (`LlavaMiniVisionOutput`, *optional*):
+            The vision tokens of every image and video (`pooler_output`) and where they looked
+            (`compressor_attentions`). What the tower made on the way is not kept, since a long video's would not fit:
+            `get_image_features` and `get_video_features` return it.
         compressor_attentions (`torch.Tensor` of shape `(U, CC, G * G)`, *optional*):
             Where each vision token looked, images before frames; with `output_compressor_attentions=True`.
     """
 
-    image_hidden_states: torch.Tensor | None = None
-    video_hidden_states: torch.Tensor | None = None
     compressor_attentions: torch.Tensor | None = None
 
 
 @dataclass
-class LlavaMiniCausalLMOutputWithPast(ModelOutput):
+class LlavaMiniCausalLMOutputWithPast(VisionTokensMixin, MultimodalCausalLMOutputWithPast):
     r"""
     Args:
         loss (`torch.Tensor` of shape `(1,)`, *optional*):
             Next-token loss on the positions whose label is not -100; with `labels`.
         logits (`torch.Tensor` of shape `(B, S, vocab_size)`):
             Scores of the language modeling head.
-        past_key_values (`Cache`, *optional*):
-            Keys and values of the language model.
-        hidden_states, attentions (`tuple[torch.Tensor]`, *optional*):
-            Of the language model; with `output_hidden_states=True`, `output_attentions=True`.
-        image_hidden_states, video_hidden_states, compressor_attentions:
+        cache, hidden_states, attentions, image_outputs, video_outputs, compressor_attentions:
             See `LlavaMiniModelOutputWithPast`.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor] | None = None
-    attentions: tuple[torch.Tensor] | None = None
-    image_hidden_states: torch.Tensor | None = None
-    video_hidden_states: torch.Tensor | None = None
     compressor_attentions: torch.Tensor | None = None
 
 
@@ -281,7 +294,7 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlavaMiniCompressor", "LlavaMiniPreFusionLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -392,7 +405,7 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
             config=self.config,
             inputs_embeds=hidden_states[:1, :num_queries],
             attention_mask=None,
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
         )
 
 

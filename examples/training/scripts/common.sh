@@ -13,7 +13,7 @@ train() {
   accelerate launch --config_file "$ACCELERATE" --num_processes "$PROCESSES" "$HERE/train.py" \
     --per_device_train_batch_size "$BATCH" --gradient_accumulation_steps "$((256 / (PROCESSES * BATCH)))" \
     --lr_scheduler_type cosine --warmup_steps 0.03 --weight_decay 0 --max_grad_norm 0.5 \
-    --bf16 true --gradient_checkpointing true --max_length 4096 --train_sampling_strategy group_by_length \
+    --bf16 true --activation_checkpointing true --max_length 4096 --train_sampling_strategy group_by_length \
     --save_strategy steps --save_steps 1000 --save_total_limit 2 --logging_steps 10 --dataloader_num_workers 4 "$@"
 }
 
