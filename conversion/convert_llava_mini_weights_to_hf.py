@@ -150,6 +150,7 @@ def plan_conversion(
     check_tensors(targets, shapes)
     grow_embeddings(targets, config, report)
     processor = convert_processor(config, original.config, tokenizer, tower.preprocessor, template)
+    config.update(processor.find_turn_headers())
     sources = original.directories if tower.directory is None else (*original.directories, tower.directory)
     return ConversionPlan(targets, config, processor, generation_config, original.tokenizer_dir, sources, report)
 

@@ -31,6 +31,7 @@ CODE_FILES = (
     "generation_llava_mini.py",
     "image_processing_llava_mini.py",
     "image_processing_pil_llava_mini.py",
+    "input_checks_llava_mini.py",
     "modeling_llava_mini.py",
     "modules_llava_mini.py",
     "original_llava_mini.py",

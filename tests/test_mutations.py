@@ -5,6 +5,7 @@ mixins would pass most of them.
 
 import pytest
 import test_generation_llava_mini as generation
+import test_input_checks_llava_mini as input_checks
 import test_modeling_llava_mini as modeling
 import torch
 from parity import test_parity as parity
@@ -48,11 +49,11 @@ def average_in_the_compute_dtype(patch):
 
 
 def answers_fused(patch):
-    def ignore_labels(model, input_ids, inputs_embeds, attention_mask=None, text_fusion_mask=None):
-        return get_mask(model, input_ids, inputs_embeds, attention_mask)
+    def fuse_all(model, input_ids, inputs_embeds, attention_mask=None, text_fusion_mask=None):
+        return get_mask(model, input_ids, inputs_embeds, attention_mask, torch.ones_like(input_ids))
 
     get_mask = LlavaMiniModel.get_text_fusion_mask
-    patch.setattr(LlavaMiniModel, "get_text_fusion_mask", ignore_labels)
+    patch.setattr(LlavaMiniModel, "get_text_fusion_mask", fuse_all)
 
 
 def padding_fused(patch):
@@ -100,6 +101,35 @@ def sub_images_one_after_the_other(patch):
     patch.setattr(modeling_llava_mini, "arrange_crops", arrange)
 
 
+def mask_ignored_when_generating(patch):
+    fuse = LlavaMiniForConditionalGeneration._fuse_prompt
+    patch.setattr(
+        LlavaMiniForConditionalGeneration,
+        "_fuse_prompt",
+        lambda model, input_ids, given, _mask, model_kwargs: fuse(model, input_ids, given, None, model_kwargs),
+    )
+
+
+def position_table_in_the_compute_dtype(patch):
+    def resize(compressor, num_keys):
+        table = compressor.pos_embed.T.reshape(1, -1, compressor.size, compressor.size)
+        grid = int(num_keys**0.5)
+        return torch.nn.functional.interpolate(table, size=(grid, grid), mode="bicubic").flatten(2)[0].T
+
+    patch.setattr(LlavaMiniCompressor, "resize_position_table", resize)
+
+
+def check_positions_in_float32():
+    """The keys' positions in bfloat16 are those of float32, rounded once."""
+    compressor = tiny_model(compressor_size=3).model.compressor
+    exact = compressor.resize_position_table(16)
+    # What the weights hold is rounded already, so the reference starts from the same numbers.
+    compressor.pos_embed.data = compressor.pos_embed.bfloat16().float()
+    expected = compressor.resize_position_table(16).bfloat16()
+    assert not torch.equal(expected.float(), exact)
+    assert torch.equal(compressor.bfloat16().resize_position_table(16), expected)
+
+
 def check_average_in_float32():
     """Many units in bfloat16: the mean is rounded once, at the end."""
     generator = torch.Generator().manual_seed(0)
@@ -126,7 +156,9 @@ class Checks:
         kind, _, rest = name.partition(" ")
         test, *arguments = rest.split()
         if kind == "unit":
-            check_average_in_float32()
+            {"average_in_float32": check_average_in_float32, "positions_in_float32": check_positions_in_float32}[test]()
+        elif kind == "inputs":
+            getattr(input_checks, f"test_{test}")()
         elif kind in ("standard", "high_resolution"):
             case = parity.Case(kind, self.converted(kind))
             getattr(parity, f"test_{test}")(case, *(eval_argument(argument) for argument in arguments))
@@ -162,6 +194,8 @@ FAULTS = {
         "model two_step_prefusion_equals_one_plain_sequence two_images",
     ],
     average_in_the_compute_dtype: ["unit average_in_float32"],
+    position_table_in_the_compute_dtype: ["unit positions_in_float32"],
+    mask_ignored_when_generating: ["inputs generate_reads_the_text_fusion_mask"],
     answers_fused: [
         "standard training_step",
         "model loss_ignores_answers_in_prefusion left",

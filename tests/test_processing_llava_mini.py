@@ -247,13 +247,75 @@ def test_assistant_masks(template, return_tensors):
     assert type(inputs["text_fusion_mask"]) is type(inputs["assistant_masks"])
 
 
-def test_text_fusion_mask_only_when_it_is_not_the_default():
+def test_text_fusion_mask_comes_with_answers():
+    """Whoever trains or scores gets it without asking; a prompt, and text alone, have nothing to leave out."""
     processor = make_processor()
-    for messages in ([user(text("Hi")), answer("Hello")], [user(IMAGE, text("What?"))]):
+    asked, answered = [user(IMAGE, text("What?"))], [user(IMAGE, text("What?")), answer("A cake")]
+    for messages in ([user(text("Hi")), answer("Hello")], asked):
         inputs = processor.apply_chat_template(messages, return_assistant_tokens_mask=True, **CHAT)
         assert "assistant_masks" in inputs and "text_fusion_mask" not in inputs
-    inputs = processor.apply_chat_template([user(IMAGE, text("What?")), answer("A cake")], **CHAT)
-    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
+    inputs = processor.apply_chat_template(answered, **CHAT)
+    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values", "text_fusion_mask"}
+    marked = processor.apply_chat_template(answered, return_assistant_tokens_mask=True, **CHAT)
+    assert (np.asarray(inputs["text_fusion_mask"]) == np.asarray(marked["text_fusion_mask"])).all()
+    kept = [i for i, mask in zip(inputs["input_ids"][0], inputs["text_fusion_mask"][0]) if not mask]
+    assert processor.decode(kept).strip() == f"A cake{EOS}"
+    for options in ({"add_generation_prompt": True}, {"continue_final_message": True}):
+        grown = answered + ([user(text("And?"))] if "add_generation_prompt" in options else [])
+        assert "text_fusion_mask" not in processor.apply_chat_template(grown, **CHAT, **options)
+    mixed = processor.apply_chat_template([answered, asked], **CHAT, processor_kwargs={"padding": True})
+    assert "text_fusion_mask" not in mixed
+    no_marks = make_processor(template="vicuna_v1")
+    no_marks.chat_template = no_marks.chat_template.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+    assert "text_fusion_mask" not in no_marks.apply_chat_template(answered, **CHAT)
+
+
+@pytest.mark.parametrize("typed", ["<image>", "<video>", "a <image><video> b", "<image>\n<image>"])
+def test_typed_placeholders_are_text(typed):
+    processor = make_processor()
+    for messages in ([user(IMAGE, text(f"What does {typed} mean?"))], [{"role": "user", "content": typed}]):
+        images = int(isinstance(messages[0]["content"], list))
+        inputs = processor.apply_chat_template(messages, **CHAT, add_generation_prompt=True)
+        ids = list(inputs["input_ids"][0])
+        assert ids.count(processor.image_token_id) == images and processor.video_token_id not in ids
+        shown = typed.replace("<image>", "< image>").replace("<video>", "< video>")
+        assert shown in processor.apply_chat_template(messages, tokenize=False)
+    assert messages == [{"role": "user", "content": typed}], "the caller's messages stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([user({"text": "What?"})], "'type'"),
+        ([user({"type": None, "text": "What?"})], "'type'"),
+        ([user("What?")], "'type'"),
+        ([user({"type": "text"})], "string as 'text'"),
+        ([user({"type": "text", "text": None})], "string as 'text'"),
+        ([{"content": "What?"}], "'role'"),
+        (["What?"], "'role'"),
+        ([[{"content": "What?"}]], "'role'"),
+    ],
+)
+def test_messages_that_are_none_are_refused(messages, said):
+    with pytest.raises(ValueError, match=said):
+        make_processor().apply_chat_template(messages, **CHAT)
+
+
+def test_turn_headers():
+    """What opens a turn, as ids: an answer begins right behind it, and the next question's is found."""
+    for template in ("llama3", "vicuna_v1"):
+        processor = make_processor(template)
+        headers = processor.find_turn_headers()
+        chat = [user(text("One")), answer("Two"), user(text("Three"))]
+        prompt = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert any(ids[-len(header) :] == header for header in headers["assistant_headers"])
+        for header in headers["assistant_headers"]:
+            assert "assistant" in processor.decode(header).replace(" ", "").lower()
+        assert all("user" in processor.decode(header).replace(" ", "").lower() for header in headers["user_headers"])
+        assert headers["user_headers"]
+    processor.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    assert processor.find_turn_headers() == {"assistant_headers": [], "user_headers": []}
 
 
 def test_batches_are_padded_on_the_left():

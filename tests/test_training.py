@@ -199,8 +199,10 @@ def test_labels_are_the_assistants_words(media):
     assert (mask.diff(dim=1) <= 0).all(), "padding is on the right"
     assert batch["pixel_values"].shape[:2] == (3, 1) and batch["video_num_frames"].tolist() == [2]
     assert set(batch) == {
-        "input_ids", "attention_mask", "labels", "pixel_values", "pixel_values_videos", "video_num_frames",
+        "input_ids", "attention_mask", "labels", "text_fusion_mask", "pixel_values", "pixel_values_videos",
+        "video_num_frames",
     }  # fmt: skip
+    assert torch.equal(batch["text_fusion_mask"], ~answers)
 
 
 def test_long_conversations_are_cut_but_not_their_pictures(media):

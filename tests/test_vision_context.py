@@ -1,10 +1,14 @@
 """Units in chunks, and contexts that later questions reuse: the same numbers for less work."""
 
+import random
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_generation_llava_mini import GREEDY, MIXED, NEW_TOKENS, greedy_by_hand, grow, new_tokens
 from test_modeling_llava_mini import gradients, make_labels
 from tiny import ROWS, collate, make_row, make_rows, tiny_config, tiny_model
+from transformers import DynamicCache
 
 from llava_mini import LlavaMiniVisionContext
 from llava_mini.vision_context_llava_mini import units_per_chunk
@@ -108,6 +112,14 @@ def test_context_by_row(model):
         assert torch.equal(made[:, text["input_ids"].shape[1] :], new_tokens(model, picked))
     with pytest.raises(ValueError, match="knows no rows"):
         model.encode_visuals(**split(inputs)[1])[0]
+    last = model.generate(**split(collate(rows[-1:]))[0], **GREEDY, vision_context=context[-1])
+    assert torch.equal(last[:, len(rows[-1].input_ids) :], new_tokens(model, rows[-1:]))
+    for absent in (len(rows), -len(rows) - 1, [0, 99]):
+        with pytest.raises(IndexError, match=f"has {len(rows)} row"):
+            context[absent]
+    assert len(list(context)) == len(rows)
+    with pytest.raises(IndexError, match="has 2 row"):
+        context[[0, 1]][2]
 
 
 @pytest.mark.parametrize("keep", ["key_values", "features"])
@@ -117,12 +129,106 @@ def test_context_can_be_saved_and_moved(model, keep, tmp_path):
     context = model.encode_visuals(**inputs, keep=keep)
     context.save(tmp_path / "context.safetensors")
     loaded = LlavaMiniVisionContext.load(tmp_path / "context.safetensors").to("cpu")
-    assert (loaded.sizes, loaded.rows, loaded.nbytes) == (context.sizes, context.rows, context.nbytes)
+    for name in ("sizes", "rows", "num_rows", "keep_text", "made_by", "nbytes"):
+        assert getattr(loaded, name) == getattr(context, name)
     made = model.generate(**split(inputs)[0], **GREEDY, vision_context=loaded)
     assert torch.equal(made[:, inputs["input_ids"].shape[1] :], new_tokens(model, rows))
     torch.save({}, tmp_path / "other")
-    with pytest.raises(Exception, match="(?i)header"):
-        LlavaMiniVisionContext.load(tmp_path / "other")
+    save_file({"tensor": torch.zeros(1)}, tmp_path / "plain")
+    for name in ("other", "plain"):
+        with pytest.raises(ValueError, match=f"{name} .*no vision context"):
+            LlavaMiniVisionContext.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        LlavaMiniVisionContext.load(tmp_path / "absent")
+
+
+def test_damaged_contexts_are_refused(tmp_path):
+    """Whatever byte is wrong, and wherever the file ends."""
+    model = tiny_model()
+    path = tmp_path / "context.safetensors"
+    model.encode_visuals(**collate(make_rows(model.config, ["one image"]))).save(path)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    places = [rng.randrange(len(whole)) for _ in range(60)] + list(range(0, 400, 7))
+    for place in places:
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :]):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match="context.safetensors"):
+                LlavaMiniVisionContext.load(path)
+
+
+def test_a_context_belongs_to_its_model(tmp_path):
+    first, second = (tiny_model(seed=seed, compressor_size=2) for seed in (0, 1))
+    row = make_row(first.config, ROWS["one image"])
+    text, pixels = split(collate([row]))
+    for options in ({}, {"keep": "features"}, {"keep_text": True}):
+        context = first.encode_visuals(**pixels, **options)
+        context.save(tmp_path / "context")
+        for made in (context, LlavaMiniVisionContext.load(tmp_path / "context")):
+            with pytest.raises(ValueError, match="made by another model"):
+                second.generate(**text, **GREEDY, vision_context=made)
+            expected = first.generate(**text, **pixels, **GREEDY)
+            assert torch.equal(first.generate(**text, **GREEDY, vision_context=made), expected)
+    with pytest.raises(ValueError, match="made by another model"):
+        second(**text, vision_context=first.encode_visuals(**pixels))
+    # The same numbers in another precision are the same model; one more step of training makes another.
+    context = first.encode_visuals(**pixels)
+    assert first.bfloat16().model.fingerprint() == context.made_by
+    with torch.no_grad():
+        first.float().model.prefusion.layers[0].mlp.up_proj.weight.mul_(1.1)
+    with pytest.raises(ValueError, match="before it was trained further"):
+        first.generate(**text, **GREEDY, vision_context=context)
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+@pytest.mark.parametrize("name", ["pixel_values", "pixel_values_videos", "mm_encoder_outputs", "position_ids", "cache"])
+def test_kept_text_takes_nothing_new(turn, name):
+    """A picture, a place or a cache that the kept text knows nothing of, in whichever turn."""
+    model = tiny_model(compressor_size=2)
+    row = make_row(model.config, ROWS["one image"])
+    text, pixels = split(collate([row]))
+    context = model.encode_visuals(**pixels, keep_text=True)
+    for _ in range(turn - 1):
+        made = model.generate(input_ids=row.input_ids[None], **GREEDY, vision_context=context)
+        row, _ = grow(row, made[0, len(row.input_ids) :], model.config, 3)
+    new = {
+        "pixel_values": pixels["pixel_values"] + 1,
+        "pixel_values_videos": pixels["pixel_values"][None],
+        "mm_encoder_outputs": {"image": model.get_image_features(pixels["pixel_values"])},
+        "position_ids": torch.arange(len(row.input_ids))[None],
+        "cache": DynamicCache(),
+    }
+    with pytest.raises(ValueError, match="`vision_context` that keeps text"):
+        model.generate(input_ids=row.input_ids[None], **GREEDY, vision_context=context, **{name: new[name]})
+    # Refused before anything was touched: the conversation goes on.
+    made = model.generate(input_ids=row.input_ids[None], **GREEDY, vision_context=context)
+    assert torch.equal(made[:, len(row.input_ids) :], greedy_by_hand(model, row))
+
+
+def test_a_new_placeholder_in_a_later_turn_is_refused():
+    model = tiny_model(compressor_size=2)
+    row = make_row(model.config, ROWS["one image"])
+    context = model.encode_visuals(**split(collate([row]))[1], keep_text=True)
+    made = model.generate(input_ids=row.input_ids[None], **GREEDY, vision_context=context)
+    more = make_row(model.config, [3, "image", 2], seed=4).input_ids
+    with pytest.raises(ValueError, match="features don't match"):
+        model.generate(input_ids=torch.cat([made[0], more])[None], **GREEDY, vision_context=context)
+
+
+def test_masks_of_kept_text_may_change():
+    """What was run under another mask is run again: always the ids of a full re-run."""
+    model = tiny_model(compressor_size=2)
+    row = make_row(model.config, ["image", 10])
+    context = model.encode_visuals(**split(collate([row]))[1], keep_text=True)
+    generator = torch.Generator().manual_seed(0)
+    differ = 0
+    for _ in range(8):
+        mask = torch.rand(1, len(row.input_ids), generator=generator) < 0.6
+        kept = model.generate(input_ids=row.input_ids[None], **GREEDY, vision_context=context, text_fusion_mask=mask)
+        whole = model.generate(**collate([row]), **GREEDY, text_fusion_mask=mask)
+        assert torch.equal(kept, whole)
+        differ += not torch.equal(whole, model.generate(**collate([row]), **GREEDY))
+    assert differ > 3, "the masks have to matter"
 
 
 def test_bytes_are_what_is_kept(model):

@@ -88,6 +88,7 @@ def build_model(
         compressor_num_attention_heads=8,
         num_prefusion_layers=num_prefusion_layers,
         vision_feature_layer=-1,
+        **processor.find_turn_headers(),
     )
     model = LlavaMiniForConditionalGeneration(config)
     if vision is not None:

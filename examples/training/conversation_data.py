@@ -135,7 +135,8 @@ class ConversationDataset(Dataset):
 
 class ConversationCollator:
     """
-    Chats to right-padded batches with `labels` on what the assistant says and -100 elsewhere.
+    Chats to right-padded batches with `labels` on what the assistant says and -100 elsewhere, and the
+    `text_fusion_mask` that keeps it out of pre-fusion.
 
     Args:
         processor (`LlavaMiniProcessor`): its chat template marks the assistant's words (`{% generation %}`).
@@ -163,9 +164,10 @@ class ConversationCollator:
             return_assistant_tokens_mask=True,
             processor_kwargs={"padding": True, "padding_side": "right"},
         )
-        inputs.pop("text_fusion_mask", None)  # the model derives it from the labels
         is_answer = inputs.pop("assistant_masks").bool()
         inputs["labels"] = inputs["input_ids"].masked_fill(~is_answer, IGNORED)
+        # In the batch as well, since trainers with a loss of their own take the labels out before the model sees them.
+        inputs["text_fusion_mask"] = ~is_answer
         if self.always_visual and is_textual:
             inputs["labels"][-1] = IGNORED
         return self._cut(dict(inputs))
@@ -180,7 +182,8 @@ class ConversationCollator:
                     f"A picture or video stands behind `max_length` ({self.max_length}) tokens, where the conversation "
                     "is cut: raise `max_length` or leave the record out."
                 )
-        return inputs | {name: inputs[name][:, : self.max_length] for name in ("input_ids", "attention_mask", "labels")}
+        by_token = ("input_ids", "attention_mask", "labels", "text_fusion_mask")
+        return inputs | {name: inputs[name][:, : self.max_length] for name in by_token}
 
     def _silent_row(self) -> list[dict]:
         size = self.processor.image_processor.crop_size
@@ -217,6 +220,7 @@ class CaptionCollator:
 
     def __call__(self, conversations: list[list[dict]]) -> dict[str, torch.Tensor]:
         batch = self.collator(conversations)
+        del batch["text_fusion_mask"]  # plain LLaVA has no pre-fusion
         batch["pixel_values"] = batch["pixel_values"].flatten(0, 1)
         return batch
 

@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None):
         arguments.compressor_size,
         arguments.resolution_ratio,
     )
+    model.config.update(processor.find_turn_headers())
     model.save_pretrained(arguments.output)
     processor.save_pretrained(arguments.output)
 

@@ -10,6 +10,7 @@ from transformers import (
     AutoProcessor,
     AutoVideoProcessor,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 
 from .configuration_llava_mini import LlavaMiniConfig
@@ -36,6 +37,9 @@ AutoModel.register(LlavaMiniConfig, LlavaMiniModel, exist_ok=True)
 for auto_class in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(LlavaMiniConfig, LlavaMiniForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(LlavaMiniConfig, LlavaMiniProcessor, exist_ok=True)
+# Where Trainer looks up, with `label_smoothing_factor`, whether labels have to be shifted; of other vision-language
+# models it compares each token with itself.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[LlavaMiniConfig.model_type] = LlavaMiniForConditionalGeneration.__name__
 
 image_processors = {"pil": LlavaMiniImageProcessorPil}
 if is_torchvision_available():

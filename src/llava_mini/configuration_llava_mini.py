@@ -18,6 +18,8 @@ DEFAULT_VISION_CONFIG = {
     "patch_size": 14,
     "projection_dim": 768,
 }
+# The installed package's class, told from a file beside the configuration by its name.
+DEFAULT_AUTO_MAP = {"AutoModelForImageTextToText": "llava_mini.LlavaMiniForConditionalGeneration"}
 # The tower runs only up to the selected layer, so its output has to be that layer's raw output: CLIPVisionModel's is.
 SUPPORTED_VISION_MODEL_TYPES = ("clip_vision_model",)
 # Text models whose decoder layer computes exactly what Llama's does (names, residuals, rotary embedding).
@@ -50,6 +52,11 @@ class LlavaMiniConfig(PreTrainedConfig):
         prefusion_ignored_token_ids (`list[int]`, *optional*, defaults to `[]`):
             Token ids that take no part in pre-fusion and keep their raw embedding. Checkpoints converted from the
             authors' have `[0]`: their code takes every id <= 0 for padding, which in the Llama 3 vocabulary is "!".
+        assistant_headers, user_headers (`list[list[int]]`, *optional*, default to `[]`):
+            Token ids that open what the assistant and what the user says, in every form that they take in a chat (see
+            `LlavaMiniProcessor.find_turn_headers`). Text after the last assistant header, if no user header follows,
+            is an answer and takes no part in pre-fusion, in `forward` as in `generate`. Without them only `labels` and
+            `text_fusion_mask` tell an answer from a prompt.
         resolution_ratio (`int`, defaults to 1):
             N: an image is cut into N*N sub-images and the whole image follows them (N > 1); the image alone (N = 1).
         vision_feature_layer (`int`, defaults to -2):
@@ -99,6 +106,8 @@ class LlavaMiniConfig(PreTrainedConfig):
     compressor_layer_norm_eps: float = 1e-5
     num_prefusion_layers: int = 4
     prefusion_ignored_token_ids: list[int] | None = None
+    assistant_headers: list[list[int]] | None = None
+    user_headers: list[list[int]] | None = None
     resolution_ratio: int = 1
     vision_feature_layer: int = -2
     vision_feature_select_strategy: Literal["default", "full"] = "default"
@@ -110,9 +119,19 @@ class LlavaMiniConfig(PreTrainedConfig):
         self.vision_config = _to_config(self.vision_config, DEFAULT_VISION_CONFIG)
         self.text_config = _to_config(self.text_config, {"model_type": "llama"})
         self.prefusion_ignored_token_ids = list(self.prefusion_ignored_token_ids or [])
+        self.assistant_headers = [list(header) for header in self.assistant_headers or []]
+        self.user_headers = [list(header) for header in self.user_headers or []]
         # Tying is decided by the top configuration; text configurations carry the value of the original model.
         self.tie_word_embeddings = self.tie_word_embeddings or bool(self.text_config.tie_word_embeddings)
         super().__post_init__(**kwargs)
+        # Whoever finds no class of that name in transformers asks this next (TRL does), and the Auto class knows ours.
+        if getattr(self, "auto_map", None) is None:
+            self.auto_map = dict(DEFAULT_AUTO_MAP)
+
+    def to_dict(self) -> dict:
+        """As in the base class. Where the code lies is written only when it lies beside the configuration."""
+        values = super().to_dict()
+        return {name: value for name, value in values.items() if name != "auto_map" or value != DEFAULT_AUTO_MAP}
 
     @property
     def num_image_tokens(self) -> int:

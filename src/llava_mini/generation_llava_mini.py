@@ -5,7 +5,8 @@ import torch
 from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
-from .modules_llava_mini import KeptText, check_no_placeholders
+from .input_checks_llava_mini import check_ids, check_mask
+from .modules_llava_mini import KeptText, assign_units, check_no_placeholders, read_counts
 from .versions_llava_mini import CACHE_NAME, answer_to_both_cache_names, rename_cache
 from .vision_context_llava_mini import LlavaMiniTurn, LlavaMiniVisionContext
 
@@ -27,14 +28,24 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         Args:
             vision_context (`LlavaMiniVisionContext`, *optional*): instead of pixels, what `encode_visuals` returned.
             vision_memory_budget (`int`, *optional*): bytes that the vision side may use at a time.
+            text_fusion_mask (`torch.Tensor` of shape `(B, S)`, *optional*): as `forward`'s.
 
         Raises:
-            ValueError: `prefill_chunk_size` together with images or videos; new images after a cache; a
-                context that keeps text with several rows, beams, padding or a cache of the caller's.
+            ValueError: inputs contradict each other, masks or ids are none, `prefill_chunk_size` together with images
+                or videos, new images after a cache; next to a context that keeps text anything that its kept text
+                can't agree with (see `_check_turn`).
         """
         # A None says nothing, and upstream would carry it along.
         kwargs = {name: value for name, value in kwargs.items() if name not in VISUAL_INPUTS or value is not None}
         kwargs = rename_cache(kwargs, CACHE_NAME)
+        self._check_inputs(args, kwargs)
+        context = kwargs.get("vision_context")
+        if context is not None and context.keep_text:
+            return answer_to_both_cache_names(self._generate_turn(context, *args, **kwargs))
+        return answer_to_both_cache_names(super().generate(*args, **kwargs))
+
+    def _check_inputs(self, args: tuple, kwargs: dict):
+        """Refuses what would be read wrongly or not at all, and makes masks of 0 and 1; see `generate`."""
         generation_config = kwargs.get("generation_config") or self.generation_config
         chunk_size = kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None))
         if chunk_size is not None and any(name in kwargs for name in VISUAL_INPUTS):
@@ -42,22 +53,53 @@ class LlavaMiniGenerationMixin(GenerationMixin):
                 "`prefill_chunk_size` can't be used with images or videos: the prompt's text is fused with them as a "
                 "whole. Set it to None."
             )
-        context = kwargs.get("vision_context")
-        if context is not None and context.keep_text:
-            return answer_to_both_cache_names(self._generate_turn(context, *args, **kwargs))
-        return answer_to_both_cache_names(super().generate(*args, **kwargs))
+        if kwargs.get("output_compressor_attentions"):
+            raise ValueError(
+                "`generate` does not return where the vision tokens looked. Ask `get_image_features(pixel_values, "
+                "output_compressor_attentions=True)` or `forward`."
+            )
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        check_ids("input_ids", input_ids)
+        prompt = kwargs.get("inputs_embeds", input_ids)
+        if prompt is not None:
+            shape = tuple(prompt.shape[:2])
+            for name, follows_cache in (("attention_mask", CACHE_NAME in kwargs), ("text_fusion_mask", False)):
+                if kwargs.get(name) is not None:
+                    kwargs[name] = check_mask(name, kwargs[name], shape, follows_cache)
+
+    def _check_turn(self, context: LlavaMiniVisionContext, input_ids: torch.Tensor | None, kwargs: dict):
+        """
+        Raises:
+            ValueError: an input that says otherwise than the context, or that its kept text makes meaningless.
+        """
+        mask = kwargs.get("attention_mask")
+        if input_ids is None or len(input_ids) != 1 or (mask is not None and not mask.all()):
+            raise ValueError("A `vision_context` that keeps text takes `input_ids` of one row without padding.")
+        if CACHE_NAME in kwargs or kwargs.get("use_cache") is False:
+            raise ValueError("A `vision_context` that keeps text has its own cache: leave `cache` and `use_cache` out.")
+        for name in (*VISUAL_INPUTS, "inputs_embeds", "position_ids"):
+            if name != "vision_context" and kwargs.get(name) is not None:
+                raise ValueError(
+                    f"A `vision_context` that keeps text holds all that is seen and where every token stands: leave "
+                    f"`{name}` out, or encode anew with `encode_visuals`."
+                )
+        placeholders = self.model.get_placeholder_mask(input_ids, None)
+        held = dict(zip(placeholders, read_counts(placeholders.values())))
+        for modality, counts in held.items():
+            assign_units(self.config, modality, counts, context.sizes.get(modality, []))
 
     def _generate_turn(self, context: LlavaMiniVisionContext, *args, **kwargs):
         """`generate` that runs only what the context's last turn has not run, and keeps the new turn."""
         input_ids = kwargs.get("input_ids", args[0] if args else None)
-        mask = kwargs.get("attention_mask")
-        if input_ids is None or len(input_ids) != 1 or (mask is not None and not mask.all()):
-            raise ValueError("A `vision_context` that keeps text takes `input_ids` of one row without padding.")
-        if CACHE_NAME in kwargs:
-            raise ValueError("A `vision_context` that keeps text has its own cache: leave `cache` out.")
+        self._check_turn(context, input_ids, kwargs)
+        self.model.check_context(context)
         # Gone until it is complete again, should anything fail on the way.
         turn, context.turn = context.turn, None
-        shared = turn.count_shared(input_ids, self.model.get_placeholder_mask(turn.input_ids, None)) if turn else 0
+        shared = 0
+        if turn is not None:
+            embeds = self.model.embed_prompt(input_ids)
+            mask = self.model.get_text_fusion_mask(input_ids, embeds, text_fusion_mask=kwargs.get("text_fusion_mask"))
+            shared = turn.count_shared(input_ids, mask, self.model.get_placeholder_mask(turn.input_ids, None))
         cache = DynamicCache(config=self.config.get_text_config(decoder=True))
         if shared:
             cache = turn.cache
@@ -84,15 +126,17 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         text_fusion_mask = model_kwargs.pop("text_fusion_mask", None)
         encoded = dict(given.pop("mm_encoder_outputs", {}))
         cache, context = model_kwargs.get(CACHE_NAME), given.get("vision_context")
+        num_cached = 0 if cache is None else int(cache.get_seq_length())
         if context is not None and context.keep_text and expand_size > 1:
             raise ValueError("A `vision_context` that keeps text takes one beam and one returned sequence.")
         if context is not None and context.turn is not None:
             prompt = self._fuse_next_turn(input_ids, context, text_fusion_mask)
-        elif num_cached := int(cache.get_seq_length()) if cache is not None else 0:
+        elif "prompt" in encoded:  # an assistant model gets the prompt that the main model has fused
+            # Candidates that were refused may have been cut off its cache together with the end of the prompt.
+            prompt = encoded["prompt"].last_hidden_state[:, num_cached:]
+        elif num_cached:
             self._check_continuation(input_ids, num_cached, model_kwargs)
             prompt = None
-        elif "prompt" in encoded:  # an assistant model gets the prompt that the main model has fused
-            prompt = encoded["prompt"].last_hidden_state
         else:
             prompt = self._fuse_prompt(
                 input_ids, given | {"mm_encoder_outputs": encoded}, text_fusion_mask, model_kwargs
@@ -127,7 +171,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         )
         if keep_text:
             mask = self.model.get_text_fusion_mask(ids, inputs_embeds, text_fusion_mask=text_fusion_mask)
-            context.turn = LlavaMiniTurn(ids, mask[0].cumsum(0), encoded)
+            context.turn = LlavaMiniTurn(ids, mask[0], encoded)
         return fused
 
     def _fuse_next_turn(
@@ -144,7 +188,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         for name, chunk in turn.visuals.items():
             rows = torch.zeros(len(chunk.tokens), dtype=torch.long, device=embeds.device)
             visuals[name] = self.model.read_units(text, [chunk], rows, keep_key_values=True)
-        context.turn = LlavaMiniTurn(input_ids, mask[0].cumsum(0), visuals)
+        context.turn = LlavaMiniTurn(input_ids, mask[0], visuals)
         num_units = sum(len(chunk.tokens) for chunk in visuals.values())
         return text.put_back(torch.tensor([num_units], device=embeds.device))
 

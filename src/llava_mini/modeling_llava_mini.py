@@ -14,16 +14,25 @@ Shapes are written in one vocabulary throughout:
 """
 
 from collections.abc import Iterable, Iterator
+from inspect import signature
 
 import torch
 from torch import nn
 from transformers import AutoModel, Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .configuration_llava_mini import LlavaMiniConfig
 from .generation_llava_mini import LlavaMiniGenerationMixin
+from .input_checks_llava_mini import (
+    check_arguments,
+    check_embeds,
+    check_ids,
+    check_logits_to_keep,
+    check_mask,
+    check_positions,
+)
 from .modules_llava_mini import (
     KeptText,
     LlavaMiniCausalLMOutputWithPast,
@@ -37,6 +46,7 @@ from .modules_llava_mini import (
     assign_units,
     check_no_placeholders,
     check_nothing_held,
+    find_prompt,
     find_rows,
     read_counts,
 )
@@ -48,6 +58,14 @@ from .vision_context_llava_mini import (
     LlavaMiniVisualsMixin,
     select_frames,
     units_per_chunk,
+)
+
+
+logger = logging.get_logger(__name__)
+NOTHING_READ = (
+    "A row with images or videos has no text that takes part in pre-fusion, so the question is not read beside them "
+    "and answers are much worse. What has a label takes no part: set `labels` to -100 on all but the answers, or pass "
+    "`text_fusion_mask` (1 on the question), which `processor.apply_chat_template` makes."
 )
 
 
@@ -94,6 +112,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         Raises:
             ValueError: number of crops, channels or size don't match the configuration.
         """
+        check_arguments(kwargs, "get_image_features", signature(type(self).get_image_features).parameters)
         visuals = self.open_images(pixel_values, output_compressor_attentions, vision_memory_budget)
         return self.collect_features(visuals, pixel_values, **kwargs)
 
@@ -122,6 +141,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         Raises:
             ValueError: shapes or frame counts don't match.
         """
+        check_arguments(kwargs, "get_video_features", signature(type(self).get_video_features).parameters)
         visuals = self.open_videos(
             pixel_values_videos, video_num_frames, output_compressor_attentions, vision_memory_budget
         )
@@ -188,7 +208,13 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         if max(self.config.image_token_id, self.config.video_token_id) >= self.config.text_config.vocab_size:
             for token_id in (self.config.image_token_id, self.config.video_token_id):
                 input_ids = input_ids.masked_fill(input_ids == token_id, 0)
-        return embedding(input_ids)
+        try:
+            return embedding(input_ids)
+        except IndexError as error:  # on accelerators the device stops instead
+            raise ValueError(
+                f"`input_ids` holds ids that are negative or not below `vocab_size` "
+                f"({self.config.text_config.vocab_size}): use the tokenizer saved with this model."
+            ) from error
 
     def find_token(
         self, token_id: int, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
@@ -223,20 +249,16 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         text_fusion_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Which text takes part in pre-fusion, `(B, S)`: what `text_fusion_mask` allows (all by default), without
-        padding, placeholders and the configuration's ignored ids, which never do.
+        Which text takes part in pre-fusion, `(B, S)`: what `text_fusion_mask` allows (by default all but an answer at
+        the end), without padding, placeholders and the configuration's ignored ids, which never do.
         """
         shape = inputs_embeds.shape[:2]
+        if text_fusion_mask is None and input_ids is not None:
+            text_fusion_mask = find_prompt(self.config, input_ids)
         mask = torch.ones(shape, dtype=torch.bool, device=inputs_embeds.device)
         for name, given in (("attention_mask", attention_mask), ("text_fusion_mask", text_fusion_mask)):
-            if given is None:
-                continue
-            if given.shape != shape:
-                raise ValueError(
-                    f"`{name}` has shape {tuple(given.shape)}, but with images or videos it has to be {tuple(shape)}, "
-                    "one flag a token of the prompt."
-                )
-            mask = mask & given.to(mask)
+            given = check_mask(name, given, shape)
+            mask = mask if given is None else mask & given.to(mask)
         config = self.config
         for token_id in (config.image_token_id, config.video_token_id, *config.prefusion_ignored_token_ids):
             mask = mask & ~self.find_token(token_id, input_ids, inputs_embeds)
@@ -269,6 +291,8 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
         *held, kept = read_counts([*placeholders.values(), mask])
         rows_with_units = self.check_units(dict(zip(placeholders, held)), visuals)
+        if text_fusion_mask is not None and not all(kept[row] for row in rows_with_units):
+            logger.warning_once(NOTHING_READ)
         num_units = sum(found.sum(1) for found in placeholders.values()) // self.config.num_image_tokens  # (B,)
         text = KeptText(
             inputs_embeds, mask & (num_units > 0)[:, None], max((kept[row] for row in rows_with_units), default=0)
@@ -343,8 +367,9 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
             pixel_values_videos (`torch.Tensor` of shape `(videos, frames, K, 3, height, width)`): likewise videos.
             video_num_frames (`torch.Tensor` of shape `(videos,)`): frames that count; all by default.
             attention_mask (`torch.Tensor` of shape `(B, S)`): 0 for padding, on whichever side.
-            text_fusion_mask (`torch.Tensor` of shape `(B, S)`): which text takes part in pre-fusion; all of it by
-                default. Padding, placeholders and the configuration's ignored ids never do.
+            text_fusion_mask (`torch.Tensor` of shape `(B, S)`): which text takes part in pre-fusion. By default all
+                but an answer: what follows the last of `config.assistant_headers`, as in generation, where new tokens
+                stay raw. Padding, placeholders and the configuration's ignored ids never take part.
             mm_encoder_outputs (`dict[str, ModelOutput]`): instead of pixels, what `get_image_features` ("image") and
                 `get_video_features` ("video") returned; or the fused prompt ("prompt", made by `generate`).
             vision_context (`LlavaMiniVisionContext`): instead of pixels, what `encode_visuals` returned.
@@ -355,10 +380,17 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         Raises:
             ValueError: inputs contradict each other; the message says which and what to do.
         """
+        check_arguments(kwargs, "forward", signature(type(self).forward).parameters)
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        check_ids("input_ids", input_ids)
         if inputs_embeds is None:
             inputs_embeds = self.embed_prompt(input_ids)
+        check_embeds(inputs_embeds, self.config.text_config.hidden_size)
+        shape = tuple(inputs_embeds.shape[:2])
+        if getattr(attention_mask, "ndim", 2) == 2:  # else what `generate` makes for static caches
+            attention_mask = check_mask("attention_mask", attention_mask, shape, follows_cache=cache is not None)
+        check_positions(position_ids, shape)
 
         given = dict(mm_encoder_outputs or {})
         prompt, encoded = given.pop("prompt", None), {}
@@ -473,22 +505,20 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         As `LlavaMiniModel.forward`, and:
 
         Args:
-            labels (`torch.Tensor` of shape `(B, S)`): next-token targets, -100 where there is none. Answer tokens
-                (not -100) take no part in pre-fusion unless `text_fusion_mask` says so.
+            labels (`torch.Tensor` of shape `(B, S)`): next-token targets, -100 where there is none. Unless
+                `text_fusion_mask` says otherwise, what has a label takes no part in pre-fusion, as the authors train:
+                so label answers only, or pass the mask, which `apply_chat_template` makes.
             logits_to_keep (`int` or `torch.Tensor`): only the last so many logits (0: all), or these positions.
 
         Raises:
             ValueError: as `LlavaMiniModel.forward`, and `labels` of another shape than the prompt.
         """
+        check_arguments(kwargs, "forward", signature(type(self).forward).parameters)
+        check_logits_to_keep(logits_to_keep)
         if labels is not None:
-            text_shape = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-            if labels.shape != text_shape:
-                raise ValueError(
-                    f"`labels` has shape {tuple(labels.shape)}, but the prompt has {tuple(text_shape)} tokens: give "
-                    "one label a token, -100 where nothing is to be learned (placeholders and padding included)."
-                )
-            if text_fusion_mask is None:
-                text_fusion_mask = labels == -100
+            prompt = input_ids if input_ids is not None else inputs_embeds
+            check_ids("labels", labels, None if prompt is None else prompt.shape[:2])
+            text_fusion_mask = labels == -100 if text_fusion_mask is None else text_fusion_mask
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

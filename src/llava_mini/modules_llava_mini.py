@@ -443,6 +443,29 @@ class KeptText:
         return self.inputs_embeds.scatter(1, self.positions, torch.where(is_kept[..., None], mean, self.embeds))
 
 
+def find_prompt(config: LlavaMiniConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    """
+    Where `input_ids` `(B, S)` hold no answer, `(B, S)`: an answer is what follows the last assistant header when no
+    user header comes after it. `generate` leaves the tokens it makes out of pre-fusion, so text that is scored or
+    continued is treated alike.
+    """
+    opened, asked = (find_last(headers, input_ids) for headers in (config.assistant_headers, config.user_headers))
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return (opened < asked) | (positions <= opened) | (opened < 0)
+
+
+def find_last(sequences: list[list[int]], input_ids: torch.Tensor) -> torch.Tensor:
+    """The place of the last token of the last of `sequences` in each row of `input_ids` `(B, S)`, `(B, 1)`; or -1."""
+    last = input_ids.new_full((len(input_ids), 1), -1)
+    for sequence in sequences:
+        if 0 < len(sequence) <= input_ids.shape[1]:
+            windows = input_ids.unfold(1, len(sequence), 1)  # (B, S - n + 1, n)
+            found = (windows == input_ids.new_tensor(sequence)).all(-1)
+            ends = torch.arange(len(sequence) - 1, input_ids.shape[1], device=input_ids.device)
+            last = torch.maximum(last, torch.where(found, ends, -1).amax(1, keepdim=True))
+    return last
+
+
 def read_counts(masks: Iterable[torch.Tensor]) -> list[list[int]]:
     """
     How many tokens of each row are set in each mask `(B, S)`. A prefill waits for the device here and nowhere else,

@@ -202,19 +202,119 @@ class LlavaMiniProcessor(ProcessorMixin):
         **kwargs,
     ) -> str | list[str] | BatchFeature | list:
         """
-        As in the base class, with two differences.
+        As in the base class, with three differences.
 
-        - With `return_assistant_tokens_mask` and `return_dict` there is also a `text_fusion_mask` that leaves the
-          assistant's words out of pre-fusion, if there are any beside an image or a video: that is how the model was
-          trained, and what it does by itself only when it gets `labels`.
+        - A conversation that ends with an answer of the assistant, next to images or videos, also gives a
+          `text_fusion_mask` that leaves all answers out of pre-fusion, as the model was trained: training and scoring
+          with it are right whatever a trainer does with `labels`. The template has to mark answers with
+          `{% generation %}`. A prompt for `generate` gets none: earlier answers are read with the images as all text
+          before the new one is. `return_assistant_tokens_mask=True` asks for it in any case.
+        - Placeholders that somebody typed are text, not images: `<image>` becomes `< image>`.
         - `load_audio_from_video` is ignored: LLaVA-Mini hears nothing, and `transformers serve` always asks for it.
+
+        Raises:
+            ValueError: a message or a part of its content is no dictionary with what it needs.
         """
+        conversation = self._take_typed_placeholders_for_text(conversation)
+        wants_masks = kwargs.pop("return_assistant_tokens_mask", False)
+        marks = wants_masks or self._ends_with_answers(conversation, chat_template or self.chat_template, kwargs)
         # The base class writes into this dictionary.
         processor_kwargs = dict(processor_kwargs or {})
-        inputs = super().apply_chat_template(conversation, chat_template, processor_kwargs=processor_kwargs, **kwargs)
+        inputs = super().apply_chat_template(
+            conversation,
+            chat_template,
+            processor_kwargs=processor_kwargs,
+            return_assistant_tokens_mask=marks,
+            **kwargs,
+        )
         if isinstance(inputs, BatchFeature) and "assistant_masks" in inputs:
             _add_text_fusion_mask(inputs)
+            if not wants_masks:
+                del inputs["assistant_masks"]
         return inputs
+
+    def _ends_with_answers(self, conversation: list, template: str | dict | None, options: dict) -> bool:
+        is_prompt = options.get("add_generation_prompt") or options.get("continue_final_message")
+        if is_prompt or not (options.get("tokenize") and options.get("return_dict")) or not self.tokenizer.is_fast:
+            return False
+        conversations = [conversation] if conversation and isinstance(conversation[0], dict) else conversation
+        ends = all(chat and chat[-1].get("role") == "assistant" for chat in conversations)
+        return bool(conversations) and ends and isinstance(template, str) and "generation" in template
+
+    def _take_typed_placeholders_for_text(self, conversation: list) -> list:
+        if not isinstance(conversation, (list, tuple)):
+            return conversation  # something of upstream's, which it knows how to read
+        return [self._plain(message) for message in conversation]
+
+    def _plain(self, message: dict | list) -> dict | list:
+        if isinstance(message, (list, tuple)):
+            return [self._plain(part) for part in message]
+        if not isinstance(message, dict) or "role" not in message:
+            raise ValueError(f"A message has to be a dictionary with 'role' and 'content', but one is {message!r:.80}.")
+        content = message.get("content")
+        if isinstance(content, str):
+            return message | {"content": self._break_placeholders(content)}
+        if not isinstance(content, (list, tuple)):
+            return message
+        for part in content:
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                raise ValueError(
+                    "A part of a message's content has to be a dictionary with a 'type' (text, image or video), but "
+                    f"one is {part!r:.80}."
+                )
+            if part["type"] == "text" and not isinstance(part.get("text"), str):
+                raise ValueError(f"A part of type 'text' has to have a string as 'text', but one is {part!r:.80}.")
+        return message | {
+            "content": [
+                part | {"text": self._break_placeholders(part["text"])} if part["type"] == "text" else part
+                for part in content
+            ]
+        }
+
+    def _break_placeholders(self, text: str) -> str:
+        for token in (self.image_token, self.video_token):
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def find_turn_headers(self) -> dict[str, list[list[int]]]:
+        """
+        The token ids that open what the assistant and what the user says, in every form that they take in a chat: the
+        configuration's `assistant_headers` and `user_headers`, with which the model tells an answer from a prompt.
+        Empty where the chat template or the tokenizer doesn't tell.
+
+        Example:
+
+        ```python
+        >>> model.config.update(processor.find_turn_headers())
+        ```
+        """
+        word = "word"
+        turns = [{"role": role, "content": word} for role in ("user", "assistant", "user")]
+        plain = self.apply_chat_template(turns, tokenize=False)
+        prompt = self.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        opening = prompt.removeprefix(plain)
+        texts = plain.split(word)
+        if not (self.tokenizer.is_fast and opening and opening != prompt and len(texts) >= 4):
+            return {"assistant_headers": [], "user_headers": []}
+        asking = os.path.commonprefix([texts[-4][::-1], texts[-2][::-1]])[::-1].rstrip(" ")
+        found = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        return {
+            "assistant_headers": _ids_of(opening, prompt, found),
+            "user_headers": _ids_of(asking, prompt, found) if asking else [],
+        }
+
+
+def _ids_of(piece: str, text: str, encoded: BatchFeature) -> list[list[int]]:
+    """The ids of every occurrence of `piece` in `text`, each sequence once."""
+    found: list[list[int]] = []
+    start = text.find(piece)
+    while start >= 0:
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"])
+        ids = [token for token, (first, end) in spans if first < start + len(piece) and end > start]
+        if ids not in found:
+            found.append(ids)
+        start = text.find(piece, start + 1)
+    return found
 
 
 def _add_text_fusion_mask(inputs: BatchFeature) -> None:

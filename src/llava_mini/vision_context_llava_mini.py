@@ -4,19 +4,23 @@ What LLaVA-Mini is shown, in every form that it takes, and what it keeps of that
 `modeling_llava_mini.py`.
 """
 
+import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_llava_mini import LlavaMiniConfig
+from .input_checks_llava_mini import check_pixels, describe
 from .modules_llava_mini import KeyValues, LlavaMiniVisionOutput, assign_units, read_counts
 
 
@@ -24,6 +28,10 @@ from .modules_llava_mini import KeyValues, LlavaMiniVisionOutput, assign_units, 
 # stays in the caches is the fastest; on accelerators large enough to fill them.
 DEFAULT_MEMORY_BUDGET = {"cpu": 256 * 2**20}
 DEFAULT_ACCELERATOR_MEMORY_BUDGET = 2 * 2**30
+# What a saved context is marked with.
+METADATA, CHECKSUM = "llava_mini_vision_context", "checksum"
+# Numbers of each tensor that tell models apart: further training changes nearly all, and few are quick to read.
+FINGERPRINT_SAMPLES = 16
 
 
 def units_per_chunk(config: LlavaMiniConfig, reference: torch.Tensor, memory_budget: int | None = None) -> int:
@@ -118,34 +126,36 @@ class LlavaMiniTurn:
 
     Args:
         input_ids (`torch.Tensor` of shape `(1, S)`): the prompt.
-        num_kept (`torch.Tensor` of shape `(S,)`): fused tokens up to and with each position.
+        is_fused (`torch.Tensor` of shape `(S,)`): which of its tokens took part in pre-fusion.
         visuals (`dict[str, LlavaMiniVisualChunk]`): units with pre-fusion keys and values of vision and the kept text.
         cache (`DynamicCache`): the language model's keys and values of the prompt.
     """
 
     input_ids: torch.Tensor
-    num_kept: torch.Tensor
+    is_fused: torch.Tensor
     visuals: dict[str, LlavaMiniVisualChunk]
     cache: DynamicCache | None = None
 
-    def count_shared(self, input_ids: torch.Tensor, placeholders: dict[str, torch.Tensor]) -> int:
+    def count_shared(self, input_ids: torch.Tensor, mask: torch.Tensor, placeholders: dict[str, torch.Tensor]) -> int:
         """
-        How many of the turn's tokens `input_ids` `(1, S)` begins with; 0 when that leaves out a placeholder, since
-        images and videos are not kept in parts. One token at least is left to run.
+        How many of the turn's tokens `input_ids` `(1, S)`, of which `mask` `(1, S)` takes part in pre-fusion, begins
+        with; 0 when that leaves out a placeholder, since images and videos are not kept in parts. One token at least is
+        left to run.
         """
         length = min(input_ids.shape[1] - 1, self.input_ids.shape[1])
-        differs = (input_ids[0, :length] != self.input_ids[0, :length]).nonzero()
-        shared = int(differs[0]) if len(differs) else length
+        differs = (input_ids[0, :length] != self.input_ids[0, :length]) | (mask[0, :length] != self.is_fused[:length])
+        places = differs.nonzero()
+        shared = int(places[0]) if len(places) else length
         return 0 if any(mask[:, shared:].any() for mask in placeholders.values()) else shared
 
     def crop(self, length: int) -> "LlavaMiniTurn":
         """The turn's first `length` tokens."""
-        dropped = int(self.num_kept[-1] - self.num_kept[length - 1])
+        dropped = int(self.is_fused[length:].sum())
         visuals = {}
         for name, chunk in self.visuals.items():
             pairs = (tuple(tensor[:, :, : tensor.shape[2] - dropped] for tensor in pair) for pair in chunk.key_values)
             visuals[name] = replace(chunk, key_values=tuple(pairs))
-        return LlavaMiniTurn(self.input_ids[:, :length], self.num_kept[:length], visuals, self.cache)
+        return LlavaMiniTurn(self.input_ids[:, :length], self.is_fused[:length], visuals, self.cache)
 
 
 @dataclass
@@ -158,14 +168,18 @@ class LlavaMiniVisionContext:
         visuals (`dict[str, LlavaMiniVisualChunk]`): "image" and "video" units of all rows, in order.
         sizes (`dict[str, list[int]]`): visual units of each image (1) and each video (its frames).
         rows (`dict[str, list[int]]`, *optional*): the row of each image and video; known when `input_ids` were given.
+        num_rows (`int`, *optional*): rows of the batch, those without images and videos among them; known likewise.
         keep_text (`bool`): whether `generate` keeps the prompt's keys and values for the next turn.
+        made_by (`str`, *optional*): fingerprint of the model's vision side, see `LlavaMiniVisualsMixin.fingerprint`.
         turn (`LlavaMiniTurn`, *optional*): what it kept.
     """
 
     visuals: dict[str, LlavaMiniVisualChunk]
     sizes: dict[str, list[int]]
     rows: dict[str, list[int]] | None = None
+    num_rows: int | None = None
     keep_text: bool = False
+    made_by: str | None = None
     turn: LlavaMiniTurn | None = None
 
     @property
@@ -191,10 +205,14 @@ class LlavaMiniVisionContext:
 
         Raises:
             ValueError: the rows are not known, since `encode_visuals` got no `input_ids`.
+            IndexError: no such row.
         """
         if self.rows is None:
             raise ValueError("This context knows no rows: pass `input_ids` to `encode_visuals` as well.")
-        rows = [rows] if isinstance(rows, int) else list(rows)
+        wanted = [rows] if isinstance(rows, int) else list(rows)
+        if absent := [row for row in wanted if not -self.num_rows <= row < self.num_rows]:
+            raise IndexError(f"This context has {self.num_rows} row(s), so there is no row {absent[0]}.")
+        rows = [row % self.num_rows for row in wanted]
         visuals, sizes, new_rows = {}, {}, {}
         for name, chunk in self.visuals.items():
             offsets = [0]
@@ -205,7 +223,7 @@ class LlavaMiniVisionContext:
                 units = torch.cat([torch.arange(offsets[i], offsets[i + 1]) for _, i in items])
                 visuals[name] = chunk.select(units)
                 sizes[name], new_rows[name] = [self.sizes[name][i] for _, i in items], [new for new, _ in items]
-        return replace(self, visuals=visuals, sizes=sizes, rows=new_rows, turn=None)
+        return replace(self, visuals=visuals, sizes=sizes, rows=new_rows, num_rows=len(rows), turn=None)
 
     def save(self, path: str | os.PathLike):
         """Writes the context to a safetensors file, without the text of earlier turns."""
@@ -214,8 +232,9 @@ class LlavaMiniVisionContext:
             for name, chunk in self.visuals.items()
             for key, tensor in chunk.tensors().items()
         }
-        facts = {"sizes": self.sizes, "rows": self.rows, "keep_text": self.keep_text}
-        save_file(tensors, path, metadata={"llava_mini_vision_context": json.dumps(facts)})
+        facts = {name: getattr(self, name) for name in ("sizes", "rows", "num_rows", "keep_text", "made_by")}
+        facts = json.dumps(facts)
+        save_file(tensors, path, metadata={METADATA: facts, CHECKSUM: str(checksum(tensors, facts))})
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "cpu") -> "LlavaMiniVisionContext":
@@ -223,16 +242,21 @@ class LlavaMiniVisionContext:
         Reads what `save` wrote.
 
         Raises:
-            ValueError: the file holds no context.
+            ValueError: the file holds no context, or is damaged.
+            FileNotFoundError: there is no file.
         """
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            facts = (file.metadata() or {}).get("llava_mini_vision_context")
-            if facts is None:
-                raise ValueError(
-                    f"{path} holds no vision context: pass a file that `LlavaMiniVisionContext.save` wrote."
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file handle, no mapping)
-        facts = json.loads(facts)
+        hint = "pass a file that `LlavaMiniVisionContext.save` wrote, or encode anew"
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged, or no vision context ({error}): {hint}.") from error
+        if METADATA not in metadata:
+            raise ValueError(f"{path} holds no vision context: {hint}.")
+        if metadata.get(CHECKSUM) != str(checksum(tensors, metadata[METADATA])):
+            raise ValueError(f"{path} is damaged, what it holds is not what was saved: {hint}.")
+        facts = json.loads(metadata[METADATA])
         visuals = {}
         for name in facts["sizes"]:
             own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
@@ -240,8 +264,43 @@ class LlavaMiniVisionContext:
         return cls(visuals, **facts)
 
 
+def checksum(tensors: dict[str, torch.Tensor], facts: str) -> int:
+    """CRC-32 of the facts, and of the names and bytes of all tensors."""
+    value = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].detach().cpu().contiguous().view(torch.uint8).numpy(), value)
+    return value
+
+
 class LlavaMiniVisualsMixin:
     """What a model is shown, in every form that it takes: pixels, streams, features, contexts."""
+
+    def fingerprint(self) -> str | None:
+        """
+        Tells the vision side of one model from another's: a hash of some numbers of each of its tensors, rounded to
+        bfloat16, so that it is the same in every precision. `None` where weights are not at hand (offloaded, sharded).
+        """
+        parts = (self.vision_tower, self.compressor, self.multi_modal_projector, self.prefusion)
+        tensors = [tensor for part in parts for tensor in part.state_dict().values() if tensor.numel()]
+        if any(tensor.is_meta or type(tensor) not in (torch.Tensor, nn.Parameter) for tensor in tensors):
+            return None
+        samples = [t.flatten()[:: max(1, t.numel() // FINGERPRINT_SAMPLES)].to(torch.bfloat16) for t in tensors]
+        numbers = torch.cat([sample.cpu() for sample in samples])
+        return hashlib.sha256(numbers.view(torch.uint8).numpy()).hexdigest()
+
+    def check_context(self, context: LlavaMiniVisionContext | None):
+        """
+        Raises:
+            ValueError: another model made the context.
+        """
+        if context is None or context.made_by is None:
+            return
+        if (own := self.fingerprint()) is not None and own != context.made_by:
+            raise ValueError(
+                "This `vision_context` was made by another model, or by this one before it was trained further: its "
+                "numbers mean nothing here. Encode the images anew with this model's `encode_visuals`."
+            )
 
     def encode_visuals(
         self,
@@ -280,8 +339,9 @@ class LlavaMiniVisualsMixin:
         opened = self.open_visuals(
             pixel_values, pixel_values_videos, video_num_frames, vision_memory_budget=vision_memory_budget
         )
-        rows = None
+        rows = num_rows = None
         if input_ids is not None:
+            num_rows = len(input_ids)
             masks = self.get_placeholder_mask(input_ids, None)
             held = dict(zip(masks, read_counts(masks.values())))
             rows = {name: assign_units(self.config, name, held[name], visual.sizes) for name, visual in opened.items()}
@@ -290,7 +350,7 @@ class LlavaMiniVisualsMixin:
             for name, visual in opened.items()
         }
         sizes = {name: visual.sizes for name, visual in opened.items()}
-        return LlavaMiniVisionContext(visuals, sizes, rows, keep_text)
+        return LlavaMiniVisionContext(visuals, sizes, rows, num_rows, keep_text, made_by=self.fingerprint())
 
     def open_visuals(
         self,
@@ -309,6 +369,7 @@ class LlavaMiniVisualsMixin:
         Raises:
             ValueError: one modality in several forms, or pixels that don't match the configuration.
         """
+        self.check_context(vision_context)
         options = (output_compressor_attentions, vision_memory_budget)
         visuals = {}
         for name, chunk in (vision_context.visuals if vision_context else {}).items():
@@ -368,17 +429,16 @@ class LlavaMiniVisualsMixin:
 def check_crops(config: LlavaMiniConfig, name: str, pixel_values: torch.Tensor, ndim: int) -> None:
     """
     Raises:
-        ValueError: pixels `name` have not `ndim` dimensions, or not the configuration's crops, channels and size.
+        ValueError: pixels `name` are not floating point, have not `ndim` dimensions, or not the configuration's crops,
+            channels and size.
     """
     vision = config.vision_config
     expected = (config.num_crops, vision.num_channels, vision.image_size, vision.image_size)
-    if pixel_values.ndim != ndim or tuple(pixel_values.shape[-4:]) != expected:
-        leading = "images" if ndim == 5 else "videos, frames"
-        raise ValueError(
-            f"`{name}` has shape {tuple(pixel_values.shape)}, but has to be ({leading}, crops, channels, height, "
-            f"width) ending in {expected}: `resolution_ratio` {config.resolution_ratio} makes "
-            f"{config.num_crops} crop(s) an image. Use the processor saved with this model."
-        )
+    hint = (
+        f"`resolution_ratio` {config.resolution_ratio} makes {config.num_crops} crop(s) an image. Use the processor "
+        "saved with this model."
+    )
+    check_pixels(name, pixel_values, ndim, expected, hint)
 
 
 def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | None) -> list[int]:
@@ -389,6 +449,8 @@ def count_frames(pixel_values_videos: torch.Tensor, video_num_frames: torch.Tens
         ValueError: not one number a video, or a number that the tensor cannot hold.
     """
     num_videos, max_frames = pixel_values_videos.shape[:2]
+    if video_num_frames is not None and video_num_frames.is_floating_point():
+        raise ValueError(f"`video_num_frames` {describe(video_num_frames)}, but has to be integers, one a video.")
     counts = [max_frames] * num_videos if video_num_frames is None else video_num_frames.tolist()
     if len(counts) != num_videos or not all(0 < count <= max_frames for count in counts):
         raise ValueError(
