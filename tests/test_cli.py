@@ -1,6 +1,8 @@
 """The command line, run as a user runs it."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +144,93 @@ def test_quantised(capsys, model, option):
         "cpu",
     )
     assert status == 0 and output.strip(), error
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--seed", 2**64), "not from 0 to 2**64 - 1"),
+        (("--seed", -1), "not from 0 to 2**64 - 1"),
+        (("--seed", "x"), "--seed"),
+        (("--device", "meta"), "meta can't be used"),
+        (("--device", "nothing"), "nothing can't be used"),
+        (("--device", "cuda:99"), "cuda:99 can't be used"),
+        (("--temperature", -1), "not 0 or above"),
+        (("--temperature", "inf"), "not 0 or above"),
+        (("--temperature", "nan"), "not 0 or above"),
+        (("--top-p", 0), "at most 1"),
+        (("--top-p", 1.5), "at most 1"),
+        (("--max-new-tokens", 0), "not above 0"),
+        (("--num-beams", -2), "not above 0"),
+        (("--num-frames", 0), "not above 0"),
+        (("--fps", "nan"), "not above 0"),
+        (("--fps", "inf"), "not above 0"),
+        (("--system", "\udcff"), "no valid UTF-8"),
+        (("--query", "\udcff\udcfe"), "no valid UTF-8"),
+    ],
+)
+def test_arguments_that_mean_nothing(capsys, options, said):
+    """Told before anything is loaded: there is no such checkpoint."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["ask", "--model", "nowhere", "--query", "What?", *map(str, options)])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in last and last.startswith("llava-mini ask: error: ")
+
+
+@pytest.fixture
+def damage(tmp_path):
+    """A function that makes a checkpoint of which one file is replaced by `content`, or cut when there is none."""
+
+    def make(name: str, content: str | None) -> str:
+        folder = shutil.copytree(CHECKPOINT, tmp_path / "damaged")
+        if content is None:
+            (folder / name).write_bytes((CHECKPOINT / name).read_bytes()[:100_000])
+        else:
+            (folder / name).write_text(content)
+        return str(folder)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.safetensors", None, "are damaged"),
+        ("chat_template.jinja", '{{ raise_exception("not like this") }}', "not like this"),
+        ("chat_template.jinja", "{% if %}", "TemplateSyntaxError"),
+        ("config.json", "{", "config.json"),
+        ("tokenizer.json", "{", ""),
+        ("processor_config.json", "[]", ""),
+    ],
+)
+def test_damaged_checkpoints_are_one_line(capsys, damage, name, content, said):
+    status, output, error = run(capsys, "ask", "--model", damage(name, content), "--query", "What?")
+    assert (status, output) == (2, "") and said in error
+    assert error.startswith("llava-mini: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("./nowhere", "no directory"), ("/a/b/c/d", "no directory"), ("a b", "no directory"), (__file__, "is a file")],
+)
+def test_models_that_are_none(capsys, model, said):
+    status, _, error = run(capsys, "ask", "--model", model, "--query", "What?")
+    assert status == 2 and said in error and "Repo id" not in error and error.count("\n") == 1
+
+
+def test_a_question_that_is_no_text_ends_the_chat_in_words(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What\udcff?\n"))
+    status, _, error = run(capsys, "chat", "--model", CHECKPOINT, "--image", IMAGE)
+    assert status == 2 and "no valid UTF-8" in error and error.count("\n") == 1
+
+
+def test_typed_placeholders_do_not_end_a_chat(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is <image>?\nAnd <video>, <image>?\n\n"))
+    status, output, _ = run(capsys, "chat", "--model", CHECKPOINT, "--image", IMAGE, *GREEDY)
+    assert status == 0 and len(output.strip().splitlines()) == 2
+
+
+def test_debug_shows_where(capsys):
+    with pytest.raises(ValueError, match="no directory"):
+        cli.main(["--debug", "ask", "--model", "./nowhere", "--query", "What?"])

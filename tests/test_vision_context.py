@@ -67,8 +67,11 @@ def test_automatic_chunk_size():
     half = torch.empty(0, dtype=torch.bfloat16, device="meta")
     assert 4 <= units_per_chunk(config, half) <= 64
     assert units_per_chunk(config, torch.empty(0)) == 1
-    with pytest.raises(ValueError, match="`vision_memory_budget` is 0"):
-        units_per_chunk(config, half, 0)
+    assert units_per_chunk(config, half, "4GB") == units_per_chunk(config, half, 4 * 10**9)
+    assert units_per_chunk(config, half, "512MiB") == units_per_chunk(config, half, 512 * 2**20)
+    for wrong in (0, -1, "0GB", "-4GB", "4", "much", "GB", "4 apples", [4]):
+        with pytest.raises(ValueError, match="`vision_memory_budget` is .*positive number of bytes, or a size"):
+            units_per_chunk(config, half, wrong)
 
 
 @pytest.mark.parametrize("keep", ["key_values", "features"])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -20,6 +21,16 @@ from transformers import (
 from transformers.utils import logging
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
+from llava_mini.cli_arguments import (
+    at_least_0,
+    check_model,
+    one_line,
+    positive,
+    seed_number,
+    share,
+    usable_device,
+    utf8_text,
+)
 from llava_mini.serving import add_serve_parser
 from llava_mini.versions_llava_mini import describe_versions
 from llava_mini.video_streaming import prepare_streamed_inputs
@@ -54,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     # An action of its own, since argparse's would join the lines.
     parser.add_argument("--version", action=ShowVersions, nargs=0, help="print the versions that a bug report needs")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something goes wrong")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function, text in (
         ("ask", ask, "ask one question and print the answer as it is made"),
@@ -66,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         _add_common_arguments(command)
     add_serve_parser(commands)
     ask_parser, chat_parser = commands.choices["ask"], commands.choices["chat"]
-    ask_parser.add_argument("--query", required=True, help="the question")
+    ask_parser.add_argument("--query", required=True, type=utf8_text, help="the question")
     ask_parser.add_argument("--json", action="store_true", help="print one JSON object instead of the answer alone")
-    ask_parser.add_argument("--num-beams", type=int, default=1, help="beam search with so many beams")
+    ask_parser.add_argument("--num-beams", type=positive(int), default=1, help="beam search with so many beams")
     chat_parser.add_argument(
         "--keep",
         choices=("key_values", "features", "none"),
@@ -80,17 +92,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("--model", required=True, help="directory or Hub repository of a converted checkpoint")
+    parser.add_argument("--model", required=True, help="directory or Hub repository of a checkpoint")
     parser.add_argument("--image", action="append", default=[], help="path or URL; may be given several times")
     parser.add_argument("--video", action="append", default=[], help="path or URL; may be given several times")
-    parser.add_argument("--fps", type=float, help="frames a second to take from videos (default: the checkpoint's, 1)")
-    parser.add_argument("--num-frames", type=int, help="frames to take from each video, instead of --fps")
-    parser.add_argument("--system", help="system message, instead of the default one")
-    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token (default: the checkpoint's)")
-    parser.add_argument("--top-p", type=float, help="sample from the likeliest tokens of this total probability")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="length of the answer (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="makes sampling repeatable")
-    parser.add_argument("--device", help="such as cuda, cpu or auto (default: cuda if there is one)")
+    parser.add_argument(
+        "--fps", type=positive(float), help="frames a second to take from videos (default: the checkpoint's, 1)"
+    )
+    parser.add_argument("--num-frames", type=positive(int), help="frames to take from each video, instead of --fps")
+    parser.add_argument("--system", type=utf8_text, help="system message, instead of the default one")
+    parser.add_argument(
+        "--temperature", type=at_least_0, help="0 takes the likeliest token (default: the checkpoint's)"
+    )
+    parser.add_argument("--top-p", type=share, help="sample from the likeliest tokens of this total probability")
+    parser.add_argument(
+        "--max-new-tokens", type=positive(int), default=512, help="length of the answer (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=seed_number, help="makes sampling repeatable")
+    parser.add_argument("--device", type=usable_device, help="cuda, cpu, auto, ... (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="default: the checkpoint's")
     bits = parser.add_mutually_exclusive_group()
     bits.add_argument("--load-8bit", action="store_true", help="8-bit weights (pip install bitsandbytes)")
@@ -100,16 +118,20 @@ def _add_common_arguments(parser: argparse.ArgumentParser):
 
 def load(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model and processor as the arguments say."""
+    check_model(arguments.model)
     quantization = None
     if arguments.load_8bit or arguments.load_4bit:
         quantization = BitsAndBytesConfig(load_in_8bit=arguments.load_8bit, load_in_4bit=arguments.load_4bit)
-    model = AutoModelForImageTextToText.from_pretrained(
-        arguments.model,
-        dtype=DTYPES[arguments.dtype],
-        device_map=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        quantization_config=quantization,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            arguments.model,
+            dtype=DTYPES[arguments.dtype],
+            device_map=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            quantization_config=quantization,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {arguments.model} are damaged ({error}): download them again.") from error
     processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     return model.eval(), processor
 
@@ -223,7 +245,10 @@ def _read_query() -> str:
     """The next question; an empty line or the input's end is none."""
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
-    return sys.stdin.readline().strip()
+    try:
+        return utf8_text(sys.stdin.readline().strip())
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"The question can't be read: {error}.") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -231,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The command line's entry point.
 
     Returns:
-        0; 2 for input that can't be used, which is said in one line.
+        0; 2 for what can't be done, which is said in one line; with `--debug` it is raised instead.
     """
     arguments = build_parser().parse_args(argv)
     logging.set_verbosity_error()
@@ -240,11 +265,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.manual_seed(arguments.seed)
     try:
         arguments.function(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"llava-mini: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # noqa: BLE001 (whatever a checkpoint, a template or a device makes of it)
+        if arguments.debug:
+            raise
+        expected = isinstance(error, (ValueError, OSError, ImportError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        hint = "" if expected else " (`llava-mini --debug ...` shows where)"
+        if not expected and (getattr(arguments, "load_8bit", False) or getattr(arguments, "load_4bit", False)):
+            hint += "; not every model can be quantised: try without --load-8bit and --load-4bit"
+        print(f"llava-mini: {kind}{one_line(error)}{hint}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -27,7 +27,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
 
         Args:
             vision_context (`LlavaMiniVisionContext`, *optional*): instead of pixels, what `encode_visuals` returned.
-            vision_memory_budget (`int`, *optional*): bytes that the vision side may use at a time.
+            vision_memory_budget (`int` or `str`, *optional*): bytes (or "4GB") that the vision side may use at a time.
             text_fusion_mask (`torch.Tensor` of shape `(B, S)`, *optional*): as `forward`'s.
 
         Raises:

@@ -94,7 +94,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         output_compressor_attentions: bool = False,
-        vision_memory_budget: int | None = None,
+        vision_memory_budget: int | str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniVisionOutput:
         """
@@ -104,7 +104,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(images, K, 3, height, width)`):
                 Crops: N*N sub-images in row-major order, then the whole image; the image alone when N is 1.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
-            vision_memory_budget (`int`, *optional*): bytes to use at a time, see `units_per_chunk`.
+            vision_memory_budget (`int` or `str`, *optional*): bytes to use at a time, see `units_per_chunk`.
 
         Returns:
             `LlavaMiniVisionOutput`, one `pooler_output` entry `(CC, D)` an image.
@@ -122,7 +122,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         pixel_values_videos: torch.Tensor,
         video_num_frames: torch.Tensor | None = None,
         output_compressor_attentions: bool = False,
-        vision_memory_budget: int | None = None,
+        vision_memory_budget: int | str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniVisionOutput:
         """
@@ -171,7 +171,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         return LlavaMiniVisionOutput(pooler_output=tokens, compressor_attentions=chunk.attentions, **kept)
 
     def encode_chunks(
-        self, units: Iterable[torch.Tensor], output_attentions: bool = False, memory_budget: int | None = None
+        self, units: Iterable[torch.Tensor], output_attentions: bool = False, memory_budget: int | str | None = None
     ) -> Iterator[LlavaMiniVisualChunk]:
         """
         The vision half of the paper's figure, as many units at a time as the budget allows.
@@ -356,7 +356,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         text_fusion_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         vision_context: LlavaMiniVisionContext | None = None,
-        vision_memory_budget: int | None = None,
+        vision_memory_budget: int | str | None = None,
         output_compressor_attentions: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniModelOutputWithPast:
@@ -374,7 +374,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
                 `get_video_features` ("video") returned; or the fused prompt ("prompt", made by `generate`).
             vision_context (`LlavaMiniVisionContext`): instead of pixels, what `encode_visuals` returned.
             cache (`Cache`): keys and values to continue from; also called `past_key_values`.
-            vision_memory_budget (`int`): bytes that the vision side may use at a time, see `units_per_chunk`.
+            vision_memory_budget (`int` or `str`): bytes that the vision side may use at a time, see `units_per_chunk`.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
 
         Raises:
@@ -496,7 +496,7 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         text_fusion_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         vision_context: LlavaMiniVisionContext | None = None,
-        vision_memory_budget: int | None = None,
+        vision_memory_budget: int | str | None = None,
         output_compressor_attentions: bool = False,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],

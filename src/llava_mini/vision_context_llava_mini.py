@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils.hub import convert_file_size_to_int
 
 from .configuration_llava_mini import LlavaMiniConfig
 from .input_checks_llava_mini import check_pixels, describe
@@ -34,22 +35,30 @@ METADATA, CHECKSUM = "llava_mini_vision_context", "checksum"
 FINGERPRINT_SAMPLES = 16
 
 
-def units_per_chunk(config: LlavaMiniConfig, reference: torch.Tensor, memory_budget: int | None = None) -> int:
+def units_per_chunk(config: LlavaMiniConfig, reference: torch.Tensor, memory_budget: int | str | None = None) -> int:
     """
     How many visual units go through tower, compressor and pre-fusion at a time: as many as fit in `memory_budget`
     bytes by what a unit's activations and pre-fusion keys and values take, at least one. Results don't depend on it.
 
     Args:
         reference: a tensor of the device and dtype that the model computes in.
-        memory_budget (`int`, *optional*): bytes; by default 256 MiB on CPUs and 2 GiB elsewhere.
+        memory_budget (`int` or `str`, *optional*): bytes, or a size such as "4GB" or "512MiB"; by default 256 MiB on
+            CPUs and 2 GiB elsewhere.
 
     Raises:
-        ValueError: `memory_budget` is not positive.
+        ValueError: `memory_budget` is no size, or not positive.
     """
     if memory_budget is None:
         memory_budget = DEFAULT_MEMORY_BUDGET.get(reference.device.type, DEFAULT_ACCELERATOR_MEMORY_BUDGET)
-    if memory_budget <= 0:
-        raise ValueError(f"`vision_memory_budget` is {memory_budget}, but has to be a positive number of bytes.")
+    try:
+        num_bytes = convert_file_size_to_int(memory_budget)
+    except (ValueError, AttributeError):
+        num_bytes = 0
+    if not num_bytes > 0:
+        raise ValueError(
+            f"`vision_memory_budget` is {memory_budget!r}, but has to be a positive number of bytes, or a size such as "
+            "'4GB' or '512MiB'."
+        )
     vision, text = config.vision_config, config.text_config
     patches = config.num_crops * config.vision_grid_size**2
     length = patches + config.num_image_tokens
@@ -58,7 +67,7 @@ def units_per_chunk(config: LlavaMiniConfig, reference: torch.Tensor, memory_bud
     prefusion = length * (6 * text.hidden_size + 3 * text.intermediate_size)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     kept = length * config.num_prefusion_layers * 2 * text.num_key_value_heads * head_dim
-    return max(1, memory_budget // ((max(tower, prefusion) + kept) * reference.element_size()))
+    return max(1, int(num_bytes // ((max(tower, prefusion) + kept) * reference.element_size())))
 
 
 @dataclass
@@ -311,7 +320,7 @@ class LlavaMiniVisualsMixin:
         attention_mask: torch.Tensor | None = None,
         keep: Literal["key_values", "features"] = "key_values",
         keep_text: bool = False,
-        vision_memory_budget: int | None = None,
+        vision_memory_budget: int | str | None = None,
     ) -> LlavaMiniVisionContext:
         """
         Images and videos encoded once, for any number of questions. A processor's whole output can be passed.
@@ -325,7 +334,7 @@ class LlavaMiniVisualsMixin:
                 head_dim / Dv` times less memory, and compressor, projector and pre-fusion run again with each question.
             keep_text (`bool`): also keep the prompt's keys and values, so that the next turn of a conversation runs
                 only the last answer and the new question; for one row, without beams.
-            vision_memory_budget (`int`, *optional*): bytes to use at a time, see `units_per_chunk`.
+            vision_memory_budget (`int` or `str`, *optional*): bytes to use at a time, see `units_per_chunk`.
 
         Returns:
             `LlavaMiniVisionContext`, for `generate(..., vision_context=...)`.
@@ -360,7 +369,7 @@ class LlavaMiniVisualsMixin:
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         vision_context: LlavaMiniVisionContext | None = None,
         output_compressor_attentions: bool = False,
-        vision_memory_budget: int | None = None,
+        vision_memory_budget: int | str | None = None,
     ) -> dict[str, LlavaMiniVisuals]:
         """
         `{"image": ..., "video": ...}` with what is given, as pixels or already encoded; nothing is run yet. Arguments:
@@ -390,7 +399,7 @@ class LlavaMiniVisualsMixin:
         return visuals
 
     def open_images(
-        self, pixel_values: torch.Tensor, output_attentions: bool = False, memory_budget: int | None = None
+        self, pixel_values: torch.Tensor, output_attentions: bool = False, memory_budget: int | str | None = None
     ) -> LlavaMiniVisuals:
         """Images `(images, K, 3, height, width)`, to be encoded chunk by chunk."""
         check_crops(self.config, "pixel_values", pixel_values, 5)
@@ -403,7 +412,7 @@ class LlavaMiniVisualsMixin:
         pixel_values_videos: torch.Tensor | list,
         video_num_frames: torch.Tensor | None = None,
         output_attentions: bool = False,
-        memory_budget: int | None = None,
+        memory_budget: int | str | None = None,
     ) -> LlavaMiniVisuals:
         """
         Videos, to be encoded chunk by chunk: a padded tensor `(videos, frames, K, 3, height, width)`, or a list of
