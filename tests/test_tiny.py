@@ -224,7 +224,9 @@ def test_checkpoint_loads_with_the_auto_classes():
 
 # What the card reports below 0.94, about three standard errors of 100 answers lower.
 HARDER = {"caption": 0.86, "unseen pair": 0.8}
-BOUNDS = {kind: HARDER.get(kind, 0.9) for kind in questions.CHANCE}
+BOUNDS = {
+    kind: HARDER.get(kind, 0.9) for kind in questions.CHANCE if kind not in questions.MEASURED_ONLY or kind in HARDER
+}
 
 
 @pytest.mark.parametrize(("kind", "bound"), BOUNDS.items())
@@ -232,6 +234,16 @@ def test_answers_are_right(kind, bound):
     """Fixed held-out pictures and clips, through pipeline(), greedily."""
     result = evaluate(CHECKPOINT, 40 if "video" in kind else 100, seed=1, types=[kind])[kind]
     assert result["right"] / result["n"] >= bound
+
+
+def test_the_card_says_what_it_can_not():
+    """What was measured without having been trained stands in the card with its number, claimed or not."""
+    card = (CHECKPOINT / "README.md").read_text()
+    measured = json.loads((TINY / "results.json").read_text())["results"]
+    claims, _, rest = card.partition("## What it does not answer well")
+    for kind in questions.CHANCE:
+        share = measured[kind]["right"] / measured[kind]["n"]
+        assert f"| {kind} | {share:.3f} |" in (claims if share >= 0.8 else rest)
 
 
 def test_the_token_knows_what_is_seen():

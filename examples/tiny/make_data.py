@@ -14,7 +14,7 @@ import numpy as np
 import questions
 import scenes
 from PIL import Image
-from questions import CHANCE, Question
+from questions import CHANCE, MEASURED_ONLY, Question
 
 
 # Pictures that a type of question is asked about, by number of shapes.
@@ -24,6 +24,7 @@ SHAPES = {
     "count": (1, 2, 3),
     "relation": (2, 3),
     "yes/no": (1, 2, 3),
+    "caption of three": (3,),
 }
 DEFAULT_SHAPES = (1, 2)
 
@@ -50,7 +51,12 @@ def sample_question(kind: str, split: str, rng: random.Random) -> tuple[scenes.S
                 shown = scenes.sample_number(rng)
             else:
                 shown = scenes.sample_shapes(rng, rng.choice(SHAPES.get(kind, DEFAULT_SHAPES)))
-            candidates = [q for q in questions.about_scene(shown, rng) if q.type == kind]
+            if kind == "absent shape":
+                return shown, questions.about_what_is_absent(shown, rng)
+            asked = "caption" if kind == "caption of three" else kind
+            candidates = [
+                Question(kind, q.text, q.answer) for q in questions.about_scene(shown, rng) if q.type == asked
+            ]
         if candidates:
             return shown, rng.choice(candidates)
 
@@ -105,7 +111,7 @@ def main():
     parser.add_argument("--types", nargs="*", choices=list(CHANCE), default=list(CHANCE))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    types = [kind for kind in arguments.types if arguments.split == "test" or kind != "unseen pair"]
+    types = [kind for kind in arguments.types if arguments.split == "test" or kind not in MEASURED_ONLY]
     records = make_records(arguments.output, arguments.split, arguments.per_type, arguments.seed, types)
     (arguments.output / "data.json").write_text(json.dumps(records, indent=1))
     print(f"{len(records)} records in {arguments.output / 'data.json'}")

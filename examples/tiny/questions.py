@@ -37,7 +37,11 @@ CHANCE = {
     "video direction": 1 / 4,
     "video order": 1 / 2,
     "video growth": 1 / 2,
+    "caption of three": 0.0,
+    "absent shape": 0.0,
 }
+# Measured and never trained: what the card must not claim by leaving it out.
+MEASURED_ONLY = ("unseen pair", "caption of three", "absent shape")
 MIN_SEPARATION = 10  # pixels between two shapes before one is called left of the other
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -67,6 +71,12 @@ def about_scene(scene: Scene, rng: random.Random) -> list[Question]:
         for second in scene.shapes[:i]:
             questions += _relations(first, second, scene, rng)
     return questions
+
+
+def about_what_is_absent(scene: Scene, rng: random.Random) -> Question:
+    """The colour of a shape that the picture doesn't show; the right answer says so."""
+    kind = rng.choice([kind for kind in KINDS if all(shape.kind != kind for shape in scene.shapes)])
+    return Question("absent shape", f"What colour is the {kind}?", f"there is no {kind}")
 
 
 def about_clip(clip: Clip, rng: random.Random) -> list[Question]:
