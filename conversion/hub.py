@@ -27,6 +27,7 @@ from llava_mini import LlavaMiniConfig
 CARDS = Path(__file__).parents[1] / "model_cards"
 # The files that travel: model, processors, and what they import.
 CODE_FILES = (
+    "compressor_llava_mini.py",
     "configuration_llava_mini.py",
     "generation_llava_mini.py",
     "image_processing_llava_mini.py",
@@ -35,10 +36,14 @@ CODE_FILES = (
     "modeling_llava_mini.py",
     "modules_llava_mini.py",
     "original_llava_mini.py",
+    "outputs_llava_mini.py",
+    "placeholders_llava_mini.py",
+    "prefusion_llava_mini.py",
     "processing_llava_mini.py",
     "versions_llava_mini.py",
     "video_processing_llava_mini.py",
     "vision_context_llava_mini.py",
+    "visuals_llava_mini.py",
 )
 MODEL_CODE = {
     "AutoConfig": "configuration_llava_mini.LlavaMiniConfig",

@@ -13,7 +13,7 @@ from conversion_report import Report
 from model_layout import NEW_PARTS
 
 from llava_mini import LlavaMiniConfig
-from llava_mini.modules_llava_mini import sine_cosine_table
+from llava_mini.compressor_llava_mini import sine_cosine_table
 
 
 EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")

@@ -11,8 +11,9 @@ import torch
 from parity import test_parity as parity
 from tiny import tiny_model
 
-from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, modeling_llava_mini, vision_context_llava_mini
-from llava_mini.modules_llava_mini import KeptText, LlavaMiniCompressor, LlavaMiniPreFusion
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, modeling_llava_mini, visuals_llava_mini
+from llava_mini.compressor_llava_mini import LlavaMiniCompressor
+from llava_mini.prefusion_llava_mini import KeptText, LlavaMiniPreFusion
 
 
 def text_never_fused(patch):
@@ -33,7 +34,7 @@ def only_the_first_frame_used(patch):
     def select_first(frames, counts):
         return torch.cat([video[:1].expand(count, *video.shape[1:]) for video, count in zip(frames, counts)])
 
-    patch.setattr(vision_context_llava_mini, "select_frames", select_first)
+    patch.setattr(visuals_llava_mini, "select_frames", select_first)
 
 
 def frames_summed_instead_of_averaged(patch):

@@ -11,7 +11,8 @@ from tiny import ROWS, collate, make_row, make_rows, tiny_config, tiny_model
 from transformers import DynamicCache
 
 from llava_mini import LlavaMiniVisionContext
-from llava_mini.vision_context_llava_mini import units_per_chunk
+from llava_mini.vision_context_llava_mini import fingerprint
+from llava_mini.visuals_llava_mini import units_per_chunk
 
 
 # Float32 products over other batch sizes.
@@ -176,7 +177,7 @@ def test_a_context_belongs_to_its_model(tmp_path):
         second(**text, vision_context=first.encode_visuals(**pixels))
     # The same numbers in another precision are the same model; one more step of training makes another.
     context = first.encode_visuals(**pixels)
-    assert first.bfloat16().model.fingerprint() == context.made_by
+    assert fingerprint(first.bfloat16().model.vision_parts) == context.made_by
     with torch.no_grad():
         first.float().model.prefusion.layers[0].mlp.up_proj.weight.mul_(1.1)
     with pytest.raises(ValueError, match="before it was trained further"):

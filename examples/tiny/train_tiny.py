@@ -18,7 +18,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini.modules_llava_mini import LlavaMiniVisionOutput
+from llava_mini.outputs_llava_mini import LlavaMiniVisionOutput
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

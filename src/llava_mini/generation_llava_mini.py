@@ -6,7 +6,8 @@ from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from .input_checks_llava_mini import check_ids, check_mask
-from .modules_llava_mini import KeptText, assign_units, check_no_placeholders, read_counts
+from .placeholders_llava_mini import check_no_placeholders, check_units, read_counts
+from .prefusion_llava_mini import KeptText
 from .versions_llava_mini import CACHE_NAME, answer_to_both_cache_names, rename_cache
 from .vision_context_llava_mini import LlavaMiniTurn, LlavaMiniVisionContext
 
@@ -83,16 +84,15 @@ class LlavaMiniGenerationMixin(GenerationMixin):
                     f"A `vision_context` that keeps text holds all that is seen and where every token stands: leave "
                     f"`{name}` out, or encode anew with `encode_visuals`."
                 )
+        context.check_made_by(self.model.vision_parts)
         placeholders = self.model.get_placeholder_mask(input_ids, None)
         held = dict(zip(placeholders, read_counts(placeholders.values())))
-        for modality, counts in held.items():
-            assign_units(self.config, modality, counts, context.sizes.get(modality, []))
+        check_units(self.config, held, {modality: context.sizes.get(modality, []) for modality in held})
 
     def _generate_turn(self, context: LlavaMiniVisionContext, *args, **kwargs):
         """`generate` that runs only what the context's last turn has not run, and keeps the new turn."""
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         self._check_turn(context, input_ids, kwargs)
-        self.model.check_context(context)
         # Gone until it is complete again, should anything fail on the way.
         turn, context.turn = context.turn, None
         shared = 0

@@ -7,42 +7,55 @@ A mask is boolean, or of integers, where every value but 0 means yes. Floating p
 mask and no in others.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from inspect import Parameter, signature
 
 import torch
 from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
 from transformers.utils import TransformersKwargs
 
 
+# What the loss reads of them.
+LOSS_OPTIONS = ("num_items_in_batch", "shift_labels", "ignore_index")
 # What transformers hands through a model's keyword arguments to its text model, its attention and its loss.
 PASSED_THROUGH = {
     *TransformersKwargs.__optional_keys__,
     *FlashAttentionKwargs.__optional_keys__,
+    *LOSS_OPTIONS,
     "use_cache",
     "return_dict",
-    "shift_labels",
-    "ignore_index",
 }
 
 
-def check_arguments(names: Iterable[str], method: str, own: Iterable[str]):
+def check_arguments(names: Iterable[str], method: Callable):
     """
-    Refuses arguments that nobody would read.
-
-    Args:
-        names: what came as `**kwargs`.
-        method (`str`): for the message.
-        own: the method's own parameters, which a misspelt name may have meant.
+    Refuses what came as `**kwargs` of `method` and nobody would read.
 
     Raises:
         TypeError: an unknown name, as Python raises it.
     """
     for name in names:
         if name not in PASSED_THROUGH:
-            close = get_close_matches(name, own, n=1)
+            close = get_close_matches(name, signature(method).parameters, n=1)
             hint = f": did you mean `{close[0]}`?" if close else "."
-            raise TypeError(f"{method}() got an unexpected keyword argument '{name}'{hint}")
+            raise TypeError(f"{method.__name__}() got an unexpected keyword argument '{name}'{hint}")
+
+
+def with_parameters_of(inner: Callable) -> Callable:
+    """
+    Shows a method that hands its `**kwargs` to `inner` with the parameters of both, for `help`, and for everybody in
+    transformers who asks a signature what a model takes.
+    """
+
+    def decorate(method: Callable) -> Callable:
+        own = [p for p in signature(method).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        handed = [p for p in signature(inner).parameters.values() if p.name not in {p.name for p in own}]
+        handed = [p if p.kind is Parameter.VAR_KEYWORD else p.replace(kind=Parameter.KEYWORD_ONLY) for p in handed]
+        method.__signature__ = signature(method).replace(parameters=own + handed)
+        return method
+
+    return decorate
 
 
 def check_ids(name: str, ids: torch.Tensor | None, shape: tuple[int, ...] | None = None):

@@ -13,49 +13,53 @@ Shapes are written in one vocabulary throughout:
     Dv  vision width                    D   language model width
 """
 
-from collections.abc import Iterable, Iterator
-from inspect import signature
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial, wraps
+from typing import Literal
 
 import torch
 from torch import nn
 from transformers import AutoModel, Cache
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
+from .compressor_llava_mini import LlavaMiniCompressor
 from .configuration_llava_mini import LlavaMiniConfig
 from .generation_llava_mini import LlavaMiniGenerationMixin
 from .input_checks_llava_mini import (
+    LOSS_OPTIONS,
     check_arguments,
     check_embeds,
     check_ids,
     check_logits_to_keep,
     check_mask,
     check_positions,
+    with_parameters_of,
 )
-from .modules_llava_mini import (
-    KeptText,
-    LlavaMiniCausalLMOutputWithPast,
-    LlavaMiniCompressor,
-    LlavaMiniModelOutputWithPast,
-    LlavaMiniMultiModalProjector,
-    LlavaMiniPreFusion,
-    LlavaMiniPreTrainedModel,
-    LlavaMiniVisionOutput,
-    arrange_crops,
+from .modules_llava_mini import LlavaMiniPreTrainedModel
+from .outputs_llava_mini import LlavaMiniCausalLMOutputWithPast, LlavaMiniModelOutputWithPast, LlavaMiniVisionOutput
+from .placeholders_llava_mini import (
     assign_units,
     check_no_placeholders,
-    check_nothing_held,
-    find_prompt,
+    check_units,
+    find_fusible_text,
     find_rows,
+    find_token,
     read_counts,
 )
+from .prefusion_llava_mini import KeptText, LlavaMiniPreFusion
 from .versions_llava_mini import CACHE_NAME, accept_both_cache_names
-from .vision_context_llava_mini import (
-    LlavaMiniVisionContext,
+from .vision_context_llava_mini import LlavaMiniVisionContext, fingerprint
+from .visuals_llava_mini import (
     LlavaMiniVisualChunk,
     LlavaMiniVisuals,
-    LlavaMiniVisualsMixin,
+    arrange_crops,
+    open_images,
+    open_videos,
+    open_visuals,
     select_frames,
     units_per_chunk,
 )
@@ -69,7 +73,26 @@ NOTHING_READ = (
 )
 
 
-class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
+class LlavaMiniMultiModalProjector(nn.Module):
+    """Vision width to language model width: `linear_1`, activation, `linear_2`, ... (LLaVA-1.5's, two layers)."""
+
+    def __init__(self, config: LlavaMiniConfig):
+        super().__init__()
+        self.num_layers = config.num_projector_layers
+        self.act = ACT2FN[config.projector_hidden_act]
+        width = config.vision_config.hidden_size
+        for i in range(1, self.num_layers + 1):
+            self.add_module(f"linear_{i}", nn.Linear(width, config.text_config.hidden_size))
+            width = config.text_config.hidden_size
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """`(..., Dv)` to `(..., D)`."""
+        for i in range(1, self.num_layers + 1):
+            features = self.get_submodule(f"linear_{i}")(self.act(features) if i > 1 else features)
+        return features
+
+
+class LlavaMiniModel(LlavaMiniPreTrainedModel):
     """LLaVA-Mini without a language modeling head: tower, compressor, projector, pre-fusion, language model."""
 
     _modules_to_not_quantize = ("vision_tower", "compressor", "multi_modal_projector")
@@ -88,6 +111,11 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
             for i in range(config.num_vision_layers, config.vision_config.num_hidden_layers)
         ]
         self.post_init()
+
+    @property
+    def vision_parts(self) -> tuple[nn.Module, ...]:
+        """What makes of images what does not depend on the text."""
+        return self.vision_tower, self.compressor, self.multi_modal_projector, self.prefusion
 
     @can_return_tuple
     def get_image_features(
@@ -112,8 +140,9 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         Raises:
             ValueError: number of crops, channels or size don't match the configuration.
         """
-        check_arguments(kwargs, "get_image_features", signature(type(self).get_image_features).parameters)
-        visuals = self.open_images(pixel_values, output_compressor_attentions, vision_memory_budget)
+        check_arguments(kwargs, self.get_image_features)
+        encode = partial(self.encode_chunks, output_attentions=output_compressor_attentions)
+        visuals = open_images(self.config, partial(encode, memory_budget=vision_memory_budget), pixel_values)
         return self.collect_features(visuals, pixel_values, **kwargs)
 
     @can_return_tuple
@@ -141,10 +170,10 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         Raises:
             ValueError: shapes or frame counts don't match.
         """
-        check_arguments(kwargs, "get_video_features", signature(type(self).get_video_features).parameters)
-        visuals = self.open_videos(
-            pixel_values_videos, video_num_frames, output_compressor_attentions, vision_memory_budget
-        )
+        check_arguments(kwargs, self.get_video_features)
+        encode = partial(self.encode_chunks, output_attentions=output_compressor_attentions)
+        encode = partial(encode, memory_budget=vision_memory_budget)
+        visuals = open_videos(self.config, encode, pixel_values_videos, video_num_frames)
         return self.collect_features(visuals, select_frames(pixel_values_videos, visuals.sizes), **kwargs)
 
     def collect_features(
@@ -169,6 +198,78 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         lengths = [size * self.config.num_image_tokens for size in sizes]
         tokens = list(chunk.tokens.flatten(0, 1).split(lengths))
         return LlavaMiniVisionOutput(pooler_output=tokens, compressor_attentions=chunk.attentions, **kept)
+
+    def encode_visuals(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | list | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_fusion_mask: torch.Tensor | None = None,
+        keep: Literal["key_values", "features"] = "key_values",
+        keep_text: bool = False,
+        vision_memory_budget: int | str | None = None,
+    ) -> LlavaMiniVisionContext:
+        """
+        Images and videos encoded once, for any number of questions. A processor's whole output can be passed.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, S)`, *optional*): tells which row each image and video belongs to,
+                so that the context can be indexed by row.
+            attention_mask, text_fusion_mask: not used.
+            keep (`str`, defaults to `"key_values"`): "key_values" keeps what the text reads, so that a question costs
+                text only. "features" keeps the tower's patch features: `num_prefusion_layers * 2 * key_value_heads *
+                head_dim / Dv` times less memory, and compressor, projector and pre-fusion run again with each question.
+            keep_text (`bool`): also keep the prompt's keys and values, so that the next turn of a conversation runs
+                only the last answer and the new question; for one row, without beams.
+            vision_memory_budget (`int` or `str`, *optional*): bytes to use at a time, see `units_per_chunk`.
+
+        Returns:
+            `LlavaMiniVisionContext`, for `generate(..., vision_context=...)`.
+
+        Raises:
+            ValueError: an unknown `keep`; pixels and placeholders contradict each other.
+        """
+        what_is_dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}
+        if keep not in what_is_dropped:
+            raise ValueError(f"`keep` is {keep!r}, but has to be one of {', '.join(map(repr, what_is_dropped))}.")
+        opened = self.open_visuals(
+            pixel_values, pixel_values_videos, video_num_frames, vision_memory_budget=vision_memory_budget
+        )
+        rows = num_rows = None
+        if input_ids is not None:
+            num_rows = len(input_ids)
+            masks = self.get_placeholder_mask(input_ids, None)
+            held = dict(zip(masks, read_counts(masks.values())))
+            rows = {name: assign_units(self.config, name, held[name], visual.sizes) for name, visual in opened.items()}
+        visuals = {
+            name: LlavaMiniVisualChunk.join([replace(chunk, **what_is_dropped[keep]) for chunk in visual.chunks])
+            for name, visual in opened.items()
+        }
+        sizes = {name: visual.sizes for name, visual in opened.items()}
+        return LlavaMiniVisionContext(visuals, sizes, rows, num_rows, keep_text, made_by=fingerprint(self.vision_parts))
+
+    def open_visuals(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | list | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        vision_context: LlavaMiniVisionContext | None = None,
+        output_compressor_attentions: bool = False,
+        vision_memory_budget: int | str | None = None,
+    ) -> dict[str, LlavaMiniVisuals]:
+        """What is given, as pixels or already encoded, to be encoded as somebody asks; arguments as `forward`'s."""
+        encode = partial(
+            self.encode_chunks, output_attentions=output_compressor_attentions, memory_budget=vision_memory_budget
+        )
+        kept = {}
+        if vision_context is not None:
+            vision_context.check_made_by(self.vision_parts)
+            kept = vision_context.open(encode)
+        encoded = mm_encoder_outputs or {}
+        return open_visuals(self.config, encode, pixel_values, pixel_values_videos, video_num_frames, encoded, kept)
 
     def encode_chunks(
         self, units: Iterable[torch.Tensor], output_attentions: bool = False, memory_budget: int | str | None = None
@@ -216,30 +317,13 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
                 f"({self.config.text_config.vocab_size}): use the tokenizer saved with this model."
             ) from error
 
-    def find_token(
-        self, token_id: int, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Where `token_id` stands, `(B, S)`: by id, or by its embedding when there are no ids."""
-        if input_ids is not None:
-            found = input_ids == token_id
-            # With a device_map, embeddings are where the embedding matrix is and ids where the model begins.
-            return found if inputs_embeds is None else found.to(inputs_embeds.device)
-        if token_id >= self.config.text_config.vocab_size:
-            raise ValueError(
-                f"Token id {token_id} has no embedding, so it can't be found in `inputs_embeds`: pass `input_ids`, or "
-                "resize the embeddings and set the placeholder's id inside the vocabulary."
-            )
-        token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
-        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
-
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         """Where vision tokens belong: `{"image": (B, S), "video": (B, S)}`."""
-        return {
-            "image": self.find_token(self.config.image_token_id, input_ids, inputs_embeds),
-            "video": self.find_token(self.config.video_token_id, input_ids, inputs_embeds),
-        }
+        ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
+        embedding = self.get_input_embeddings()
+        return {name: find_token(token_id, input_ids, inputs_embeds, embedding) for name, token_id in ids.items()}
 
     def get_text_fusion_mask(
         self,
@@ -248,21 +332,9 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         text_fusion_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """
-        Which text takes part in pre-fusion, `(B, S)`: what `text_fusion_mask` allows (by default all but an answer at
-        the end), without padding, placeholders and the configuration's ignored ids, which never do.
-        """
-        shape = inputs_embeds.shape[:2]
-        if text_fusion_mask is None and input_ids is not None:
-            text_fusion_mask = find_prompt(self.config, input_ids)
-        mask = torch.ones(shape, dtype=torch.bool, device=inputs_embeds.device)
-        for name, given in (("attention_mask", attention_mask), ("text_fusion_mask", text_fusion_mask)):
-            given = check_mask(name, given, shape)
-            mask = mask if given is None else mask & given.to(mask)
-        config = self.config
-        for token_id in (config.image_token_id, config.video_token_id, *config.prefusion_ignored_token_ids):
-            mask = mask & ~self.find_token(token_id, input_ids, inputs_embeds)
-        return mask
+        """Which text takes part in pre-fusion, `(B, S)`; see `find_fusible_text`."""
+        embedding = self.get_input_embeddings()
+        return find_fusible_text(self.config, input_ids, inputs_embeds, embedding, attention_mask, text_fusion_mask)
 
     def fuse_modalities(
         self,
@@ -290,13 +362,13 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds)
         mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
         *held, kept = read_counts([*placeholders.values(), mask])
-        rows_with_units = self.check_units(dict(zip(placeholders, held)), visuals)
+        sizes = {modality: visual.sizes for modality, visual in visuals.items()}
+        rows_with_units = set().union(*check_units(self.config, dict(zip(placeholders, held)), sizes).values())
         if text_fusion_mask is not None and not all(kept[row] for row in rows_with_units):
             logger.warning_once(NOTHING_READ)
         num_units = sum(found.sum(1) for found in placeholders.values()) // self.config.num_image_tokens  # (B,)
-        text = KeptText(
-            inputs_embeds, mask & (num_units > 0)[:, None], max((kept[row] for row in rows_with_units), default=0)
-        )
+        length = max((kept[row] for row in rows_with_units), default=0)
+        text = KeptText(inputs_embeds, mask & (num_units > 0)[:, None], length)
         encoded = {}
         for modality, visual in visuals.items():
             rows = find_rows(self.config, placeholders[modality], sum(visual.sizes))
@@ -305,22 +377,6 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         for modality, chunk in encoded.items():
             fused = fused.masked_scatter(placeholders[modality].unsqueeze(-1), chunk.tokens.to(fused))
         return fused, encoded
-
-    def check_units(self, held: dict[str, list[int]], visuals: dict[str, LlavaMiniVisuals]) -> set[int]:
-        """
-        The rows that have images or videos, by how many placeholders each row holds.
-
-        Raises:
-            ValueError: placeholders and what was passed don't match.
-        """
-        for modality, counts in held.items():
-            if modality not in visuals:
-                check_nothing_held(modality, counts)
-        return {
-            row
-            for modality, visual in visuals.items()
-            for row in assign_units(self.config, modality, held[modality], visual.sizes)
-        }
 
     def read_units(
         self, text: KeptText, chunks: Iterable[LlavaMiniVisualChunk], rows: torch.Tensor, keep_key_values: bool = False
@@ -380,7 +436,7 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         Raises:
             ValueError: inputs contradict each other; the message says which and what to do.
         """
-        check_arguments(kwargs, "forward", signature(type(self).forward).parameters)
+        check_arguments(kwargs, self.forward)
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         check_ids("input_ids", input_ids)
@@ -435,6 +491,16 @@ class LlavaMiniModel(LlavaMiniVisualsMixin, LlavaMiniPreTrainedModel):
         )
 
 
+def _of_the_base_model(method: Callable) -> Callable:
+    """A method of `LlavaMiniModel` for the model around it, with its arguments and documentation."""
+
+    @wraps(method)
+    def call(self, *args, **kwargs):
+        return method(self.model, *args, **kwargs)
+
+    return call
+
+
 class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGenerationMixin):
     """
     LLaVA-Mini with its language modeling head.
@@ -466,43 +532,24 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> tuple | LlavaMiniVisionOutput:
-        """See `LlavaMiniModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, **kwargs)
+    get_image_features = _of_the_base_model(LlavaMiniModel.get_image_features)
+    get_video_features = _of_the_base_model(LlavaMiniModel.get_video_features)
+    encode_visuals = _of_the_base_model(LlavaMiniModel.encode_visuals)
 
-    def get_video_features(
-        self, pixel_values_videos: torch.Tensor, video_num_frames: torch.Tensor | None = None, **kwargs
-    ) -> tuple | LlavaMiniVisionOutput:
-        """See `LlavaMiniModel.get_video_features`."""
-        return self.model.get_video_features(pixel_values_videos, video_num_frames, **kwargs)
-
-    def encode_visuals(self, *args, **kwargs) -> LlavaMiniVisionContext:
-        """See `LlavaMiniModel.encode_visuals`."""
-        return self.model.encode_visuals(*args, **kwargs)
-
+    @with_parameters_of(LlavaMiniModel.forward)
     @accept_both_cache_names
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_num_frames: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         text_fusion_mask: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
-        vision_context: LlavaMiniVisionContext | None = None,
-        vision_memory_budget: int | str | None = None,
-        output_compressor_attentions: bool = False,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],
+        **inputs,
     ) -> tuple | LlavaMiniCausalLMOutputWithPast:
         """
-        As `LlavaMiniModel.forward`, and:
+        As `LlavaMiniModel.forward`, whose arguments it takes, and:
 
         Args:
             labels (`torch.Tensor` of shape `(B, S)`): next-token targets, -100 where there is none. Unless
@@ -513,35 +560,21 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
         Raises:
             ValueError: as `LlavaMiniModel.forward`, and `labels` of another shape than the prompt.
         """
-        check_arguments(kwargs, "forward", signature(type(self).forward).parameters)
         check_logits_to_keep(logits_to_keep)
         if labels is not None:
-            prompt = input_ids if input_ids is not None else inputs_embeds
+            prompt = input_ids if input_ids is not None else inputs.get("inputs_embeds")
             check_ids("labels", labels, None if prompt is None else prompt.shape[:2])
             text_fusion_mask = labels == -100 if text_fusion_mask is None else text_fusion_mask
         outputs = self.model(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            pixel_values_videos=pixel_values_videos,
-            video_num_frames=video_num_frames,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-            inputs_embeds=inputs_embeds,
-            text_fusion_mask=text_fusion_mask,
-            mm_encoder_outputs=mm_encoder_outputs,
-            vision_context=vision_context,
-            vision_memory_budget=vision_memory_budget,
-            output_compressor_attentions=output_compressor_attentions,
-            **kwargs,
+            input_ids=input_ids, pixel_values=pixel_values, text_fusion_mask=text_fusion_mask, **inputs
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
+            options = {name: inputs[name] for name in LOSS_OPTIONS if name in inputs}
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **options)
         return LlavaMiniCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

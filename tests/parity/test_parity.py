@@ -14,7 +14,8 @@ from key_mapping import rename_key
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from llava_mini.modules_llava_mini import arrange_crops, sine_cosine_table
+from llava_mini.compressor_llava_mini import sine_cosine_table
+from llava_mini.visuals_llava_mini import arrange_crops
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
