@@ -29,6 +29,7 @@ CARDS = Path(__file__).parents[1] / "model_cards"
 CODE_FILES = (
     "compressor_llava_mini.py",
     "configuration_llava_mini.py",
+    "front_llava_mini.py",
     "generation_llava_mini.py",
     "image_processing_llava_mini.py",
     "image_processing_pil_llava_mini.py",

@@ -7,7 +7,7 @@ import torch
 from tiny import ROWS, collate, make_row, make_rows, tiny_model
 from transformers import DynamicCache
 
-from llava_mini import modeling_llava_mini
+from llava_mini import front_llava_mini
 
 
 CASES = {
@@ -35,10 +35,8 @@ def test_values_are_read_in_one_place(monkeypatch, case, size, ratio):
     model = tiny_model(compressor_size=size, resolution_ratio=ratio)
     inputs = make_inputs(model, case)
     counts = []
-    read_counts = modeling_llava_mini.read_counts
-    monkeypatch.setattr(
-        modeling_llava_mini, "read_counts", lambda masks: counts.append(read_counts(masks)) or counts[-1]
-    )
+    read_counts = front_llava_mini.read_counts
+    monkeypatch.setattr(front_llava_mini, "read_counts", lambda masks: counts.append(read_counts(masks)) or counts[-1])
     with torch.no_grad():
         shape = model(**inputs).logits.shape
     assert len(counts) == 1
@@ -46,12 +44,12 @@ def test_values_are_read_in_one_place(monkeypatch, case, size, ratio):
     model, inputs = model.to("meta"), {name: tensor.to("meta") for name, tensor in inputs.items()}
     with torch.no_grad(), pytest.raises(RuntimeError, match="meta"):
         model(**inputs)
-    monkeypatch.setattr(modeling_llava_mini, "read_counts", lambda _: counts[0])
+    monkeypatch.setattr(front_llava_mini, "read_counts", lambda _: counts[0])
     cache = DynamicCache(config=model.config.text_config)
     with torch.no_grad():
         assert model(**inputs, cache=cache).logits.shape == shape
         # Decoding reads nothing at all.
-        monkeypatch.setattr(modeling_llava_mini, "read_counts", None)
+        monkeypatch.setattr(front_llava_mini, "read_counts", None)
         assert model(input_ids=inputs["input_ids"][:, -1:], cache=cache).logits.shape[1] == 1
 
 

@@ -11,7 +11,7 @@ import torch
 from parity import test_parity as parity
 from tiny import tiny_model
 
-from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, modeling_llava_mini, visuals_llava_mini
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, front_llava_mini, visuals_llava_mini
 from llava_mini.compressor_llava_mini import LlavaMiniCompressor
 from llava_mini.prefusion_llava_mini import KeptText, LlavaMiniPreFusion
 
@@ -79,8 +79,8 @@ def prompt_raw_when_generating(patch):
 
 
 def images_of_another_row(patch):
-    find = modeling_llava_mini.find_rows
-    patch.setattr(modeling_llava_mini, "find_rows", lambda *args: find(*args).flip(0))
+    find = front_llava_mini.find_rows
+    patch.setattr(front_llava_mini, "find_rows", lambda *args: find(*args).flip(0))
 
 
 def mask_aligned_at_the_top(patch):
@@ -99,7 +99,7 @@ def sub_images_one_after_the_other(patch):
     def arrange(config, features):
         return features[:, :-1].flatten(1, 2), features[:, -1]
 
-    patch.setattr(modeling_llava_mini, "arrange_crops", arrange)
+    patch.setattr(front_llava_mini, "arrange_crops", arrange)
 
 
 def mask_ignored_when_generating(patch):

@@ -211,7 +211,7 @@ def warned():
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("llava_mini.modeling_llava_mini")
+    logger = logging.getLogger("llava_mini.front_llava_mini")
     transformers.utils.logging.warning_once.cache_clear()
     logger.addHandler(handler)
     yield messages
