@@ -35,7 +35,7 @@ CODE_FILES = (
     "image_processing_pil_llava_mini.py",
     "input_checks_llava_mini.py",
     "modeling_llava_mini.py",
-    "modules_llava_mini.py",
+    "pretrained_llava_mini.py",
     "original_llava_mini.py",
     "outputs_llava_mini.py",
     "placeholders_llava_mini.py",

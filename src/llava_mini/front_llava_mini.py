@@ -20,10 +20,10 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 from .compressor_llava_mini import LlavaMiniCompressor
 from .configuration_llava_mini import LlavaMiniConfig
 from .input_checks_llava_mini import check_arguments
-from .modules_llava_mini import LlavaMiniPreTrainedModel
 from .outputs_llava_mini import LlavaMiniVisionOutput
 from .placeholders_llava_mini import assign_units, check_units, find_fusible_text, find_rows, find_token, read_counts
 from .prefusion_llava_mini import KeptText, LlavaMiniPreFusion
+from .pretrained_llava_mini import LlavaMiniPreTrainedModel
 from .vision_context_llava_mini import LlavaMiniVisionContext, fingerprint
 from .visuals_llava_mini import (
     LlavaMiniVisualChunk,

@@ -36,9 +36,9 @@ from .input_checks_llava_mini import (
     check_positions,
     with_parameters_of,
 )
-from .modules_llava_mini import LlavaMiniPreTrainedModel
 from .outputs_llava_mini import LlavaMiniCausalLMOutputWithPast, LlavaMiniModelOutputWithPast
 from .placeholders_llava_mini import check_no_placeholders
+from .pretrained_llava_mini import LlavaMiniPreTrainedModel
 from .versions_llava_mini import CACHE_NAME, accept_both_cache_names
 from .vision_context_llava_mini import LlavaMiniVisionContext
 from .visuals_llava_mini import LlavaMiniVisualChunk, LlavaMiniVisuals

@@ -18,7 +18,7 @@ from transformers.core_model_loading import Chunk, WeightConverter, WeightRenami
 
 from .configuration_llava_mini import LlavaMiniConfig
 from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
-from .modules_llava_mini import ORIGINAL_MODEL_TYPE, LlavaMiniPreTrainedModel
+from .pretrained_llava_mini import ORIGINAL_MODEL_TYPE, LlavaMiniPreTrainedModel
 
 
 # What the authors' code takes where the configuration says nothing.

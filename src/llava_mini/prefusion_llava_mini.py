@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 # The one import below the public interface: the text types that LlavaMiniConfig allows all rotate as Llama does.
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from .modules_llava_mini import LlavaMiniPreTrainedModel
+from .pretrained_llava_mini import LlavaMiniPreTrainedModel
 from .versions_llava_mini import CACHE_NAME
 
 

@@ -78,10 +78,6 @@ def plot_compression(
     >>> figure.savefig("compression.png")
     ```
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib: `pip install llava-mini-hf[visualization]`.") from error
     grid = round(attentions.shape[-1] ** 0.5)
     if attentions.ndim != 2 or grid**2 != attentions.shape[-1]:
         raise ValueError(
@@ -94,6 +90,14 @@ def plot_compression(
     if len(maps) > 1:
         panels.insert(0, (f"mean of {len(maps)}", maps.mean(0)))
 
+    return _draw_panels(picture, panels, title)
+
+
+def _draw_panels(picture: np.ndarray, panels: list[tuple[str, np.ndarray]], title: str | None) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib: `pip install llava-mini-hf[visualization]`.") from error
     figure = Figure(figsize=(2.4 * (len(panels) + 1), 2.8), layout="constrained")
     axes = figure.subplots(1, len(panels) + 1)
     axes[0].imshow(picture)

@@ -1,0 +1,241 @@
+# Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
+"""
+The authors' checkpoints as they are: their configuration read as ours, their weights renamed while they load.
+
+Source of the names and of the defaults: the authors' `llavamini_arch.py` and `multimodal_*/builder.py`.
+"""
+
+import os
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel, CLIPVisionConfig, PreTrainedConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
+
+from .configuration_llava_mini import LlavaMiniConfig
+from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
+from .modules_llava_mini import ORIGINAL_MODEL_TYPE, LlavaMiniPreTrainedModel
+
+
+# What the authors' code takes where the configuration says nothing.
+ORIGINAL_DEFAULTS = {
+    "compressor_size": 2,
+    "prefusion_layer_num": 4,
+    "resolution_ratio": 1,
+    "mm_projector_type": "linear",
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+}
+SELECT_STRATEGIES = {"patch": "default", "cls_patch": "full"}
+# What a Llama computes with; the rest of the file is older transformers' generation and classifier settings.
+TEXT_KEYS = (
+    "attention_bias",
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "tie_word_embeddings",
+    "vocab_size",
+)
+CONVERT_HINT = "Or convert it: python conversion/convert_llava_mini_weights_to_hf.py INPUT OUTPUT --vision-tower DIR"
+
+
+def convert_config(
+    original: dict, vision_config: CLIPVisionConfig, image_token_id: int, video_token_id: int, dtype: torch.dtype
+) -> LlavaMiniConfig:
+    """
+    Our configuration for the authors' `original`, with a tower and the ids of the placeholders.
+
+    Raises:
+        ValueError: a setting that LLaVA-Mini here does not have, or parts that don't fit together.
+    """
+    settings = ORIGINAL_DEFAULTS | {key: value for key, value in original.items() if value is not None}
+    if str(feature := settings["mm_vision_select_feature"]) not in SELECT_STRATEGIES:
+        raise ValueError(
+            f"config.json has `mm_vision_select_feature` {feature!r}, but has to have one of "
+            f"{', '.join(map(repr, SELECT_STRATEGIES))}."
+        )
+    num_projector_layers = count_projector_layers(settings["mm_projector_type"])
+    # Copied, since transformers completes `rope_scaling` in place.
+    text_config = {key: deepcopy(original[key]) for key in TEXT_KEYS if original.get(key) is not None}
+    try:
+        return LlavaMiniConfig(
+            vision_config=vision_config,
+            text_config={"model_type": "llama", **text_config},
+            image_token_id=image_token_id,
+            video_token_id=video_token_id,
+            compressor_size=settings["compressor_size"],
+            resolution_ratio=settings["resolution_ratio"],
+            num_prefusion_layers=settings["prefusion_layer_num"],
+            prefusion_ignored_token_ids=[0],
+            vision_feature_layer=settings["mm_vision_select_layer"],
+            vision_feature_select_strategy=SELECT_STRATEGIES[feature],
+            num_projector_layers=num_projector_layers,
+            dtype=dtype,
+            architectures=[LlavaMiniForConditionalGeneration.__name__],
+        )
+    except (StrictDataclassError, ArithmeticError, LookupError, TypeError) as error:
+        raise ValueError(f"config.json describes no model that exists here. {error.__cause__ or error}") from error
+
+
+def count_projector_layers(projector_type: str) -> int:
+    """
+    Linear layers of the authors' `mm_projector_type`.
+
+    Raises:
+        ValueError: a type that the authors' code doesn't have either.
+    """
+    if projector_type in ("identity", "linear"):
+        return int(projector_type == "linear")
+    if match := re.fullmatch(r"mlp(\d+)x_gelu", str(projector_type)):
+        return int(match[1])
+    raise ValueError(
+        f"config.json has `mm_projector_type` {projector_type!r}, which is not supported: expected 'linear', "
+        "'mlpKx_gelu' (K a number) or 'identity'."
+    )
+
+
+class LlavaMiniOriginalConfig(PreTrainedConfig):
+    """The authors' configuration; reading one gives a `LlavaMiniConfig`, whose placeholders follow the vocabulary."""
+
+    model_type = ORIGINAL_MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> LlavaMiniConfig | tuple[LlavaMiniConfig, dict]:
+        """
+        As in the base class.
+
+        Raises:
+            ValueError: the vision tower's configuration can't be found, or the settings describe no model.
+        """
+        name_or_path = kwargs.pop("name_or_path", config_dict.get("_name_or_path", ""))
+        return_unused_kwargs = kwargs.pop("return_unused_kwargs", False)
+        kwargs.pop("_from_auto", None)
+        vision_config = CLIPVisionConfig.from_pretrained(find_tower(config_dict, name_or_path))
+        vocabulary = config_dict["vocab_size"]
+        dtype = getattr(torch, config_dict.get("torch_dtype") or "float32")
+        config = convert_config(config_dict, vision_config, vocabulary, vocabulary + 1, dtype)
+        config.name_or_path = str(name_or_path)
+        for name in [name for name in kwargs if hasattr(config, name)]:
+            setattr(config, name, kwargs.pop(name))
+        return (config, kwargs) if return_unused_kwargs else config
+
+
+def find_tower(original: dict, checkpoint: str | os.PathLike) -> str:
+    """
+    Directory or Hub repository of the checkpoint's tower; a relative path is relative to the checkpoint.
+
+    Raises:
+        ValueError: the configuration names none.
+    """
+    name = original.get("mm_vision_tower")
+    if not name or not isinstance(name, str):
+        raise ValueError(
+            f"The configuration of {checkpoint} names no `mm_vision_tower` (it is {name!r}). {CONVERT_HINT}"
+        )
+    beside = Path(checkpoint) / name
+    return str(beside.resolve()) if beside.is_dir() else name
+
+
+_COMPRESSOR = r"^model\.compressor\."
+WEIGHT_MAPPING = [
+    WeightRenaming(r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
+    WeightRenaming(r"^model\.prefusion_layers\.", r"model.prefusion.layers."),
+    WeightRenaming(r"^model\.mm_projector\.(weight|bias)$", r"model.multi_modal_projector.linear_1.\1"),
+    # A sequence of linear layers with activations at the odd places.
+    *(
+        WeightRenaming(rf"^model\.mm_projector\.{2 * i}\.", rf"model.multi_modal_projector.linear_{i + 1}.")
+        for i in range(8)
+    ),
+    WeightRenaming(_COMPRESSOR + r"ln_q\.", r"model.compressor.query_norm."),
+    WeightRenaming(_COMPRESSOR + r"ln_kv\.", r"model.compressor.key_norm."),
+    WeightRenaming(_COMPRESSOR + r"attn\.out_proj\.", r"model.compressor.out_proj."),
+    WeightRenaming(r"^model\.vision_tower\.vision_tower\.vision_model\.", r"model.vision_tower."),
+    *(
+        WeightConverter(
+            f"compressor.attn.in_proj_{kind}",
+            [f"compressor.{part}_proj.{kind}" for part in "qkv"],
+            operations=[Chunk(dim=0)],
+        )
+        for kind in ("weight", "bias")
+    ),
+]
+
+
+class LlavaMiniLlamaForCausalLM(LlavaMiniForConditionalGeneration):
+    """
+    The authors' name of the model, under which their weights load. A mapping for the model itself would also rename
+    what it saves.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", r"embeddings\.position_ids$"]
+
+
+register_checkpoint_conversion_mapping(LlavaMiniLlamaForCausalLM.__name__, WEIGHT_MAPPING, overwrite=True)
+
+
+def load_original(
+    model_class: type[LlavaMiniForConditionalGeneration] | type[LlavaMiniModel],
+    name_or_path: str | os.PathLike,
+    original: dict,
+    *args,
+    config: PreTrainedConfig | None = None,
+    output_loading_info: bool = False,
+    **kwargs,
+):
+    """
+    `from_pretrained` for the authors' layout. Weights are renamed while they load; a tower that is not among them comes
+    from where `mm_vision_tower` says.
+
+    Args:
+        original: the checkpoint's config.json.
+
+    Raises:
+        ValueError: weights are missing or too many.
+    """
+    if not isinstance(config, LlavaMiniConfig):
+        config = LlavaMiniOriginalConfig.from_dict(original, name_or_path=name_or_path)
+    # The base class's, since the model's own ends here.
+    load = super(LlavaMiniPreTrainedModel, LlavaMiniLlamaForCausalLM).from_pretrained
+    model, info = load(name_or_path, *args, config=config, output_loading_info=True, **kwargs)
+    prefix = "model.vision_tower."
+    absent = {name for name in info["missing_keys"] if name.startswith(prefix)}
+    if absent:
+        tower = AutoModel.from_pretrained(find_tower(original, name_or_path), dtype=model.dtype).state_dict()
+        own = model.model.vision_tower.state_dict()
+        with torch.no_grad():
+            for name in absent:
+                own[name.removeprefix(prefix)].copy_(tower[name.removeprefix(prefix)])
+    info["missing_keys"] = set(info["missing_keys"]) - absent
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise ValueError(
+                f"{name_or_path} does not load as a LLaVA-Mini checkpoint: {kind.replace('_', ' ')} such as "
+                f"{sorted(info[kind])[0]!r}. Download it again. {CONVERT_HINT}"
+            )
+    # From here on it is our model, which saves under our names.
+    model.__class__ = LlavaMiniForConditionalGeneration
+    model._weight_conversions = []
+    model = model.model if issubclass(model_class, LlavaMiniModel) else model
+    return (model, info) if output_loading_info else model
+
+
+__all__ = ["LlavaMiniLlamaForCausalLM", "LlavaMiniOriginalConfig"]
