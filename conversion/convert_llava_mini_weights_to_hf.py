@@ -16,10 +16,6 @@ from pathlib import Path
 from checkpoint_io import (
     LazyTensor,
     Tensors,
-    atomic_directory,
-    check_disk_space,
-    check_no_input_is_inside,
-    check_output,
     locate,
     write_checkpoint,
 )
@@ -29,6 +25,7 @@ from hub import prepare_repository, push_to_hub, read_facts
 from key_mapping import ignored_reason, rename_key
 from model_layout import check_tensors, common_dtype, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
+from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
 from partial_checkpoints import CHECKPOINT_FILES, read_original
 from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 from to_original import to_original
@@ -83,14 +80,14 @@ def convert(
             is written in that case.
     """
     output = Path(output_dir).resolve()
-    check_output(output, overwrite)
     if expected:
         read_numbers(Path(expected))  # so that an unusable directory is told now, not after minutes
-    source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
-    plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template)
-    check_no_input_is_inside(output, plan.sources)
-    check_disk_space(output, plan.tensors)
-    with atomic_directory(output) as folder:
+    check_no_input_is_inside(output, [Path(input_dir)])
+    with atomic_directory(output, overwrite) as folder:
+        source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
+        plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template, folder)
+        check_no_input_is_inside(output, plan.sources)
+        check_disk_space(output, plan.tensors)
         plan.processor.save_pretrained(folder)
         plan.generation_config.save_pretrained(folder)
         write_checkpoint(plan.tensors, folder, max_shard_size, show_progress)
@@ -120,16 +117,20 @@ def plan_conversion(
     base_model: str | None,
     new_prefusion: PrefusionStart | None,
     chat_template: str | None,
+    workplace: Path,
 ) -> ConversionPlan:
     """
     Reads the small files and the tensors' names and shapes; the arguments are those of `convert`.
+
+    Args:
+        workplace: directory for temporary files, which a killed run's successor cleans up.
 
     Raises:
         ValueError: what there is does not make a model.
     """
     original = read_original(source, base_model)
     tower = find_vision_tower(source, original.config, original.tensors, vision_tower)
-    tokenizer, placed = convert_tokenizer(original.tokenizer_dir)
+    tokenizer, placed = convert_tokenizer(original.tokenizer_dir, workplace)
     generation_config, inert = convert_generation_config(source, original.config, tokenizer)
     template = choose_chat_template(chat_template, tokenizer, original.config)
 

@@ -45,15 +45,18 @@ def has_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
-def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[str, PlacedToken]]:
+def convert_tokenizer(directory: Path, workplace: Path) -> tuple[PreTrainedTokenizerBase, dict[str, PlacedToken]]:
     """
     The tokenizer of `directory` with `<image>` and `<video>`: as the vocabulary has them already, else in the place
     of the last reserved tokens (the first ones are those that new Llama versions take into use), else at the end.
 
+    Args:
+        workplace: directory for temporary files.
+
     Raises:
         ValueError: no tokenizer, or one that can't be read.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=workplace) as folder:
         # Apart from config.json, whose model type transformers does not know.
         for name in TOKENIZER_FILES:
             if (directory / name).is_file():
@@ -73,6 +76,7 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
             pad_token = LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else source.unk_token
             options["pad_token"] = pad_token or source.eos_token
         tokenizer = _load(folder, directory, **options)
+        tokenizer.init_kwargs.pop("auto_map", None)  # its code stays behind
     placed = {}
     for token, token_id in ((IMAGE_TOKEN, tokenizer.image_token_id), (VIDEO_TOKEN, tokenizer.video_token_id)):
         origin = f"in the place of {replaced[token]}" if token in replaced else "added at the end"
@@ -82,12 +86,14 @@ def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[st
 
 def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, **options)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers raises nothing more special
         first_line = str(error).strip().split("\n")[0]
         hint = "expected tokenizer.json or tokenizer.model, and tokenizer_config.json"
         if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
             hint = "a tokenizer.model alone takes `pip install sentencepiece protobuf` to read"
+        if "custom code" in first_line:
+            first_line = "it wants code of its own, which is not run here"
         raise ValueError(f"The tokenizer in {source} can't be read ({first_line}): {hint}.") from error
 
 
