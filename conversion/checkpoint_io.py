@@ -126,11 +126,17 @@ def read_weights_file(path: Path) -> Tensors:
         if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
             hint = "it is truncated, so download it again, or older than PyTorch 1.6, so save it anew with torch.save"
         raise ValueError(f"{path} can't be read ({first_line}): {hint}.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ValueError(f"{path} holds something other than tensors by their names: give a plain state dict.")
+    if not isinstance(tensors, dict) or not all(map(_is_plain, tensors.values())):
+        raise ValueError(
+            f"{path} holds something other than tensors by their names, all dense: give a plain state dict."
+        )
     if not tensors:
         raise ValueError(f"{path} holds no tensors: download it again.")
     return {key: LazyTensor(tuple(t.shape), t.dtype, partial(load, path, key)) for key, t in tensors.items()}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _load_safetensors(path: Path, key: str) -> torch.Tensor:
@@ -178,9 +184,17 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | str, show_progress: bool) -> None:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; takes no memory."""
+    return tensor.numel() == 0 or all(torch.isfinite(end) for end in torch.aminmax(tensor))
+
+
+def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | str, show_progress: bool) -> list[str]:
     """
     Writes `tensors` as safetensors into `directory`, one shard in memory at a time, and their index.
+
+    Returns:
+        Names of tensors with NaN or infinite values.
 
     Raises:
         ValueError: a file can't be written.
@@ -188,9 +202,11 @@ def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | st
     empty = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in tensors.items()}
     plan = split_torch_state_dict_into_shards(empty, max_shard_size=max_shard_size)
     total = sum(tensor.nbytes for tensor in tensors.values())
+    not_finite: list[str] = []
     with tqdm(total=total, unit="B", unit_scale=True, desc="Weights", disable=not show_progress) as bar:
         for file_name, names in plan.filename_to_tensors.items():
             shard = {name: tensors[name].load() for name in names}
+            not_finite += [name for name in names if not is_finite(shard[name])]
             try:
                 save_file(shard, directory / file_name, metadata={"format": "pt"})
             except SafetensorError as error:
@@ -199,3 +215,4 @@ def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | st
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
         write_json(directory / SAFE_WEIGHTS_INDEX_NAME, index)
+    return not_finite

@@ -90,7 +90,7 @@ def convert(
         check_disk_space(output, plan.tensors)
         plan.processor.save_pretrained(folder)
         plan.generation_config.save_pretrained(folder)
-        write_checkpoint(plan.tensors, folder, max_shard_size, show_progress)
+        plan.report.not_finite = write_checkpoint(plan.tensors, folder, max_shard_size, show_progress)
         keep_original_files(source, plan.tokenizer_dir, folder, plan.report)
         plan.config.save_pretrained(folder)  # last, since no directory loads without it
         if verify or expected:

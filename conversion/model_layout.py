@@ -11,6 +11,8 @@ from transformers import AutoModel
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 
 
+# What models compute with. Anything else is quantised, or something other than weights.
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What a plain language model, or one after the authors' first training stage, does not have yet.
 NEW_PARTS = ("model.compressor.", "model.prefusion.")
 
@@ -49,7 +51,7 @@ def common_dtype(tensors: Tensors) -> torch.dtype:
 def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
     """
     Raises:
-        ValueError: a tensor is missing, has another shape than expected, or is one too many.
+        ValueError: a tensor is missing, has another shape than expected, is one too many, or holds no weights.
     """
     missing = sorted(set(expected) - set(tensors))
     unexpected = sorted(set(tensors) - set(expected))
@@ -71,4 +73,10 @@ def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> Non
         raise ValueError(
             f"{len(mismatched)} tensor(s) have the wrong shape, such as {name!r}: {tensors[name].shape} instead of "
             f"{expected[name]} by config.json; use the one that belongs to these weights."
+        )
+    if other := sorted(name for name in expected if tensors[name].dtype not in WEIGHT_DTYPES):
+        raise ValueError(
+            f"{len(other)} tensor(s) hold {tensors[other[0]].dtype}, such as {other[0]!r}, but weights are "
+            f"{', '.join(str(dtype).removeprefix('torch.') for dtype in WEIGHT_DTYPES)}: give the checkpoint as it was "
+            "before it was quantised or cast."
         )

@@ -90,7 +90,7 @@ def to_original(
         check_no_input_is_inside(output, [source] if tower_dir is None else [source, tower_dir])
         check_disk_space(output, originals)
         _write_small_files(source, kept, folder)
-        write_checkpoint(originals, folder, max_shard_size, show_progress)
+        report.not_finite = write_checkpoint(originals, folder, max_shard_size, show_progress)
         write_json(folder / "config.json", original_config)  # last, since no directory loads without it
     return report
 
