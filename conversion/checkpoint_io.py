@@ -128,7 +128,7 @@ def read_weights_file(path: Path) -> Tensors:
         raise ValueError(f"{path} can't be read ({first_line}): {hint}.") from error
     if not isinstance(tensors, dict) or not all(map(_is_plain, tensors.values())):
         raise ValueError(
-            f"{path} holds something other than tensors by their names, all dense: give a plain state dict."
+            f"{path} holds something other than tensors by their names, dense ones: save a plain state dict."
         )
     if not tensors:
         raise ValueError(f"{path} holds no tensors: download it again.")

@@ -23,7 +23,7 @@ from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from hub import prepare_repository, push_to_hub, read_facts
 from key_mapping import ignored_reason, rename_key
-from model_layout import check_tensors, common_dtype, expected_shapes
+from model_layout import check_dtypes, check_tensors, common_dtype, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
 from partial_checkpoints import CHECKPOINT_FILES, read_original
@@ -140,6 +140,7 @@ def plan_conversion(
     report.filled |= {token: f"id {place.token_id}, {place.origin}" for token, place in placed.items()}
     labels = original.labels | {key: f"{tower.origin}: {key}" for key in tower.tensors}
     targets = rename_tensors(original.tensors | tower.tensors, labels, report)
+    check_dtypes(targets)
     config = convert_config(
         original.config, tower.config, placed[IMAGE_TOKEN].token_id, placed[VIDEO_TOKEN].token_id, common_dtype(targets)
     )

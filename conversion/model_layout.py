@@ -48,10 +48,23 @@ def common_dtype(tensors: Tensors) -> torch.dtype:
     return sizes.most_common(1)[0][0]
 
 
+def check_dtypes(tensors: Tensors) -> None:
+    """
+    Raises:
+        ValueError: a tensor holds no weights: integers, booleans, 8-bit or complex numbers.
+    """
+    if other := sorted(name for name in tensors if tensors[name].dtype not in WEIGHT_DTYPES):
+        raise ValueError(
+            f"{len(other)} tensor(s) hold {tensors[other[0]].dtype}, such as {other[0]!r}, but weights are "
+            f"{', '.join(str(dtype).removeprefix('torch.') for dtype in WEIGHT_DTYPES)}: give the checkpoint as it was "
+            "before it was quantised or cast."
+        )
+
+
 def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:
     """
     Raises:
-        ValueError: a tensor is missing, has another shape than expected, is one too many, or holds no weights.
+        ValueError: a tensor is missing, has another shape than expected, or is one too many.
     """
     missing = sorted(set(expected) - set(tensors))
     unexpected = sorted(set(tensors) - set(expected))
@@ -73,10 +86,4 @@ def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> Non
         raise ValueError(
             f"{len(mismatched)} tensor(s) have the wrong shape, such as {name!r}: {tensors[name].shape} instead of "
             f"{expected[name]} by config.json; use the one that belongs to these weights."
-        )
-    if other := sorted(name for name in expected if tensors[name].dtype not in WEIGHT_DTYPES):
-        raise ValueError(
-            f"{len(other)} tensor(s) hold {tensors[other[0]].dtype}, such as {other[0]!r}, but weights are "
-            f"{', '.join(str(dtype).removeprefix('torch.') for dtype in WEIGHT_DTYPES)}: give the checkpoint as it was "
-            "before it was quantised or cast."
         )

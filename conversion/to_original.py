@@ -24,9 +24,8 @@ from checkpoint_io import (
 )
 from config_mapping import restore_config
 from conversion_report import ORIGINAL_FOLDER, REPORT_FILE, Report
-from huggingface_hub.errors import StrictDataclassError
 from key_mapping import ORIGINAL_TOWER, TOWER, rename_key, restore_key
-from model_layout import check_tensors, expected_shapes
+from model_layout import check_dtypes, check_tensors, expected_shapes
 from new_parts import EMBEDDINGS
 from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
 from tokenizer_conversion import TOKENIZER_FILES, write_for_transformers_4
@@ -77,6 +76,7 @@ def to_original(
         expected = expected_shapes(config)
         _settle_tower(tensors, expected, source, tower_name, fetch=vision_tower is not None, report=report)
         check_tensors(tensors, expected)
+        check_dtypes(tensors)
         original_config = restore_config(config, known) | {"mm_vision_tower": tower_name}
         original_config["image_aspect_ratio"] = _image_aspect_ratio(source, known)
         if config.prefusion_ignored_token_ids != [0]:
@@ -104,8 +104,8 @@ def _read_config(directory: Path) -> LlavaMiniConfig:
         )
     try:
         return LlavaMiniConfig.from_pretrained(directory)
-    except StrictDataclassError as error:
-        raise ValueError(f"{directory / 'config.json'} is not valid. {error.__cause__ or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'} is not valid. {error}") from error
 
 
 def _default_tower_name(config: LlavaMiniConfig) -> str:
