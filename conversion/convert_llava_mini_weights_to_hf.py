@@ -27,7 +27,6 @@ from model_layout import check_dtypes, check_tensors, common_dtype, expected_sha
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
 from partial_checkpoints import CHECKPOINT_FILES, read_original
-from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 from to_original import to_original
 from tokenizer_conversion import IMAGE_TOKEN, VIDEO_TOKEN, convert_generation_config, convert_tokenizer
 from transformers import GenerationConfig
@@ -37,6 +36,7 @@ from vision_tower import find_vision_tower
 
 from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from llava_mini.original_llava_mini import convert_config
+from llava_mini.original_processing_llava_mini import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 
 
 # Shards are in memory one at a time; the Hub's usual 5 GB would fill a small machine.

@@ -38,6 +38,8 @@ CODE_FILES = (
     "modeling_llava_mini.py",
     "modules_llava_mini.py",
     "original_llava_mini.py",
+    "original_processing_llava_mini.py",
+    "original_tokenizer_llava_mini.py",
     "processing_llava_mini.py",
     "versions_llava_mini.py",
     "video_processing_llava_mini.py",

@@ -220,13 +220,13 @@ def test_leftovers_are_no_input(tmp_path):
 
 def test_temporary_files_are_inside_what_is_cleaned_up(tmp_path, monkeypatch):
     """Killed while it reads the tokenizer, a run leaves nothing but the directory that the next one deletes."""
-    import tokenizer_conversion
+    from llava_mini import original_tokenizer_llava_mini
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(tokenizer_conversion, "_load", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(original_tokenizer_llava_mini, "_load", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     output = tmp_path / "output"
     assert status_of(fork(lambda: convert(GOLDEN / "standard" / "original", output))) == -signal.SIGKILL
     assert not list(elsewhere.iterdir()) and len(list((tmp_path / "output.incomplete").iterdir())) == 2

@@ -64,7 +64,7 @@ def test_base_model(original, converted):
 def test_configuration_and_tokenizer(original):
     config = AutoConfig.from_pretrained(original)
     assert isinstance(config, LlavaMiniConfig)
-    assert (config.image_token_id, config.video_token_id) == (408, 409)
+    assert (config.image_token_id, config.video_token_id) == (402, 403)
     assert config.vision_config.hidden_size == 32 and config.prefusion_ignored_token_ids == [0]
     assert AutoTokenizer.from_pretrained(original).convert_tokens_to_ids("<|eot_id|>") == 397
 

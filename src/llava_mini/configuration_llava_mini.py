@@ -11,6 +11,10 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 
+# The authors' `model_type`.
+ORIGINAL_MODEL_TYPE = "llava_mini_llama"
+# What says where on the Hub a file is.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 # CLIP ViT-L/14 at 336 pixels, the tower of every released checkpoint.
 DEFAULT_VISION_CONFIG = {
     "model_type": "clip_vision_model",

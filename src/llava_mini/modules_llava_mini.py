@@ -27,7 +27,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import TransformersKwargs
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .configuration_llava_mini import LlavaMiniConfig
+from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
 from .versions_llava_mini import (
     CACHE_NAME,
     CACHE_NAMES,
@@ -36,10 +36,6 @@ from .versions_llava_mini import (
 )
 
 
-# The authors' `model_type`.
-ORIGINAL_MODEL_TYPE = "llava_mini_llama"
-# What says where on the Hub a file is.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 # What a checkpoint may lack when the caller says so.
 PARTS = ("vision_tower", "compressor", "multi_modal_projector", "prefusion", "language_model", "lm_head")
 KeyValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]

@@ -8,6 +8,7 @@ Source of the names and of the defaults: the authors' `llavamini_arch.py` and `m
 import os
 import re
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from transformers import AutoModel, CLIPVisionConfig, PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
-from .configuration_llava_mini import LlavaMiniConfig
+from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
 from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
-from .modules_llava_mini import ORIGINAL_MODEL_TYPE, LlavaMiniPreTrainedModel
+from .modules_llava_mini import LlavaMiniPreTrainedModel
+from .original_tokenizer_llava_mini import TOKENIZER_FILES, convert_tokenizer, tokenizer_directory
 
 
 # What the authors' code takes where the configuration says nothing.
@@ -117,7 +119,7 @@ def count_projector_layers(projector_type: str) -> int:
 
 
 class LlavaMiniOriginalConfig(PreTrainedConfig):
-    """The authors' configuration; reading one gives a `LlavaMiniConfig`, whose placeholders follow the vocabulary."""
+    """The authors' configuration; reading one gives a `LlavaMiniConfig`, its placeholders where conversion has them."""
 
     model_type = ORIGINAL_MODEL_TYPE
 
@@ -136,12 +138,27 @@ class LlavaMiniOriginalConfig(PreTrainedConfig):
         vocabulary = config_dict.get("vocab_size")
         if isinstance(vocabulary, bool) or not isinstance(vocabulary, int):
             raise ValueError(f"config.json has `vocab_size` {vocabulary!r}, where a whole number should be.")
-        dtype = read_dtype(config_dict)
-        config = convert_config(config_dict, vision_config, vocabulary, vocabulary + 1, dtype)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        directory = tokenizer_directory(name_or_path, **hub_options) if name_or_path else None
+        # Without a tokenizer, behind the vocabulary.
+        ids = (vocabulary, vocabulary + 1) if directory is None else place_tokens(directory)
+        config = convert_config(config_dict, vision_config, *ids, read_dtype(config_dict))
         config.name_or_path = str(name_or_path)
         for name in [name for name in kwargs if hasattr(config, name)]:
             setattr(config, name, kwargs.pop(name))
         return (config, kwargs) if return_unused_kwargs else config
+
+
+def place_tokens(directory: Path) -> tuple[int, int]:
+    """The ids that `<image>` and `<video>` have in the tokenizer of `directory`."""
+    files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    return _place_tokens(directory, tuple(path.stat().st_mtime_ns for path in files))
+
+
+@lru_cache(maxsize=8)  # pipelines read a configuration several times, and a big vocabulary takes seconds
+def _place_tokens(directory: Path, times: tuple[int, ...]) -> tuple[int, int]:
+    tokenizer, _ = convert_tokenizer(directory)
+    return tokenizer.image_token_id, tokenizer.video_token_id
 
 
 def read_dtype(original: dict) -> torch.dtype:
