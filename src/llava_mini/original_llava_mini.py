@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, CLIPVisionConfig, PreTrainedConfig
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
@@ -267,7 +267,7 @@ def load_original(
     prefix = "model.vision_tower."
     absent = {name for name in info["missing_keys"] if name.startswith(prefix)}
     if absent:
-        tower = AutoModel.from_pretrained(find_tower(original, name_or_path), dtype=model.dtype).state_dict()
+        tower = CLIPVisionModel.from_pretrained(find_tower(original, name_or_path), dtype=model.dtype).state_dict()
         own = model.model.vision_tower.state_dict()
         with torch.no_grad():
             for name in absent:
