@@ -312,7 +312,10 @@ def _check_rotation(text: PreTrainedConfig) -> None:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    return error if error.__cause__ is None else _innermost(error.__cause__)
+    """What a strict dataclass' error was raised from: our own sentence, or which field has another type."""
+    while isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _to_config(config: dict | PreTrainedConfig | None, defaults: dict) -> PreTrainedConfig:
