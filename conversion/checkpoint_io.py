@@ -6,13 +6,11 @@ their shape and read their data when asked, and is written a shard at a time.
 
 import json
 import pickle
-import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
@@ -25,8 +23,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 
 WEIGHT_FILE_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 WEIGHT_FILE_NAMES = (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME)
-# Everything but the weights: tokenizer, processor and configuration files come to less than this.
-SMALL_FILES_BYTES = 64 * 2**20
+# In a directory that is being written; see output_directory.py.
 IN_PROGRESS = "CONVERSION_IN_PROGRESS"
 
 
@@ -94,6 +91,9 @@ def read_checkpoint(directory: Path, file_names: tuple[str, ...] = WEIGHT_FILE_N
         raise ValueError(f"{directory / name} has no `weight_map` of names to files: download this file again.")
     tensors: Tensors = {}
     for shard in sorted(set(weight_map.values())):
+        # Windows' rules know both kinds of slashes.
+        if PureWindowsPath(shard).anchor or ".." in PureWindowsPath(shard).parts:
+            raise ValueError(f"{directory / name} lists {shard!r}, which is not in its folder: do not trust this file.")
         if not (directory / shard).is_file():
             raise ValueError(f"{directory / shard} is missing, but {name} lists it: download this file.")
         tensors |= read_weights_file(directory / shard)
@@ -118,18 +118,25 @@ def read_weights_file(path: Path) -> Tensors:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             load = _load_safetensors
         else:
+            _check_sums(path)
             tensors, load = _open_bin(path), _load_bin
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, OSError) as error:
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, OSError) as error:
         first_line = str(error).strip().split("\n")[0]
         hint = "it is truncated, damaged or no weights file; download it again"
         if path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
             hint = "it is truncated, so download it again, or older than PyTorch 1.6, so save it anew with torch.save"
         raise ValueError(f"{path} can't be read ({first_line}): {hint}.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise ValueError(f"{path} holds something other than tensors by their names: give a plain state dict.")
+    if not isinstance(tensors, dict) or not all(map(_is_plain, tensors.values())):
+        raise ValueError(
+            f"{path} holds something other than tensors by their names, dense ones: save a plain state dict."
+        )
     if not tensors:
         raise ValueError(f"{path} holds no tensors: download it again.")
     return {key: LazyTensor(tuple(t.shape), t.dtype, partial(load, path, key)) for key, t in tensors.items()}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _load_safetensors(path: Path, key: str) -> torch.Tensor:
@@ -140,6 +147,14 @@ def _load_safetensors(path: Path, key: str) -> torch.Tensor:
 
 def _load_bin(path: Path, key: str) -> torch.Tensor:
     return _open_bin(path)[key].contiguous()
+
+
+def _check_sums(path: Path) -> None:
+    """PyTorch writes a checksum beside every tensor of a .bin file, and does not look at it when it maps the file."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
 
 
 def _open_bin(path: Path) -> dict:
@@ -169,9 +184,17 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | str, show_progress: bool) -> None:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite; takes no memory."""
+    return tensor.numel() == 0 or all(torch.isfinite(end) for end in torch.aminmax(tensor))
+
+
+def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | str, show_progress: bool) -> list[str]:
     """
     Writes `tensors` as safetensors into `directory`, one shard in memory at a time, and their index.
+
+    Returns:
+        Names of tensors with NaN or infinite values.
 
     Raises:
         ValueError: a file can't be written.
@@ -179,9 +202,11 @@ def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | st
     empty = {name: torch.empty(t.shape, dtype=t.dtype, device="meta") for name, t in tensors.items()}
     plan = split_torch_state_dict_into_shards(empty, max_shard_size=max_shard_size)
     total = sum(tensor.nbytes for tensor in tensors.values())
+    not_finite: list[str] = []
     with tqdm(total=total, unit="B", unit_scale=True, desc="Weights", disable=not show_progress) as bar:
         for file_name, names in plan.filename_to_tensors.items():
             shard = {name: tensors[name].load() for name in names}
+            not_finite += [name for name in names if not is_finite(shard[name])]
             try:
                 save_file(shard, directory / file_name, metadata={"format": "pt"})
             except SafetensorError as error:
@@ -190,66 +215,4 @@ def write_checkpoint(tensors: Tensors, directory: Path, max_shard_size: int | st
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
         write_json(directory / SAFE_WEIGHTS_INDEX_NAME, index)
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """
-    Raises:
-        ValueError: `output` is a file, or a directory with something in it while `overwrite` is not set.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: give a directory to write into.")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ValueError(f"{output} is not empty: choose another directory or pass --overwrite to replace it.")
-
-
-def check_no_input_is_inside(output: Path, sources: Iterable[Path]) -> None:
-    """
-    Raises:
-        ValueError: replacing `output` would delete one of `sources`.
-    """
-    for source in sources:
-        if output.resolve() in (source.resolve(), *source.resolve().parents):
-            raise ValueError(f"{output} holds the input {source}: choose another output directory.")
-
-
-def check_disk_space(output: Path, tensors: Tensors) -> None:
-    """
-    Raises:
-        ValueError: the disk of `output` can't hold the tensors.
-    """
-    parent = next(folder for folder in output.resolve().parents if folder.is_dir())
-    needed = sum(tensor.nbytes for tensor in tensors.values()) + SMALL_FILES_BYTES
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise ValueError(
-            f"{parent} has {free / 1e9:.1f} GB free, but the output needs {needed / 1e9:.1f} GB: free some space or "
-            "write to another disk."
-        )
-
-
-@contextmanager
-def atomic_directory(output: Path) -> Iterator[Path]:
-    """
-    A directory to write into, beside `output`, that becomes `output` when the block ends well and is removed when it
-    doesn't. What a killed run leaves behind has a name of its own, is marked, and is removed by the next run.
-
-    Raises:
-        ValueError: something else has the name of the directory to write into.
-    """
-    partial_output = output.with_name(output.name + ".incomplete")
-    if partial_output.exists():
-        if not (partial_output / IN_PROGRESS).is_file():
-            raise ValueError(f"{partial_output} is in the way: move it or choose another output directory.")
-        shutil.rmtree(partial_output)
-    partial_output.mkdir(parents=True)
-    try:
-        (partial_output / IN_PROGRESS).touch()
-        yield partial_output
-        if output.exists():
-            shutil.rmtree(output)
-        (partial_output / IN_PROGRESS).unlink()
-        partial_output.rename(output)
-    except BaseException:
-        shutil.rmtree(partial_output, ignore_errors=True)
-        raise
+    return not_finite

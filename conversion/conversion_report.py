@@ -23,12 +23,14 @@ class Report:
         used: names in the output for every tensor of the input.
         ignored: why a tensor or setting of the input is not in the output.
         filled: where a tensor or setting of the output comes from when not from the input.
+        not_finite: tensors of the output with NaN or infinite values, which no model should have.
         verified: what was checked afterwards and is right.
     """
 
     used: dict[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     filled: dict[str, str] = field(default_factory=dict)
+    not_finite: list[str] = field(default_factory=list)
     verified: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -40,6 +42,9 @@ class Report:
             for reason, names in names_of.items():
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
                 lines.append(f"  {verb} {names[0]}{more}: {reason}")
+        if self.not_finite:
+            more = f" and {len(self.not_finite) - 1} more" if len(self.not_finite) > 1 else ""
+            lines.append(f"  WARNING {self.not_finite[0]}{more}: holds NaN or infinite values, as the input does")
         return "\n".join(lines + [f"  verified: {finding}" for finding in self.verified])
 
 

@@ -16,10 +16,6 @@ from pathlib import Path
 from checkpoint_io import (
     LazyTensor,
     Tensors,
-    atomic_directory,
-    check_disk_space,
-    check_no_input_is_inside,
-    check_output,
     locate,
     write_checkpoint,
 )
@@ -27,10 +23,10 @@ from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from hub import prepare_repository, push_to_hub, read_facts
 from key_mapping import ignored_reason, rename_key
-from model_layout import check_tensors, common_dtype, expected_shapes
+from model_layout import check_dtypes, check_tensors, common_dtype, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
+from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
 from partial_checkpoints import CHECKPOINT_FILES, read_original
-from processor_conversion import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 from to_original import to_original
 from tokenizer_conversion import IMAGE_TOKEN, VIDEO_TOKEN, convert_generation_config, convert_tokenizer
 from transformers import GenerationConfig
@@ -40,6 +36,7 @@ from vision_tower import find_vision_tower
 
 from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from llava_mini.original_llava_mini import convert_config
+from llava_mini.original_processing_llava_mini import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 
 
 # Shards are in memory one at a time; the Hub's usual 5 GB would fill a small machine.
@@ -83,17 +80,17 @@ def convert(
             is written in that case.
     """
     output = Path(output_dir).resolve()
-    check_output(output, overwrite)
     if expected:
         read_numbers(Path(expected))  # so that an unusable directory is told now, not after minutes
-    source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
-    plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template)
-    check_no_input_is_inside(output, plan.sources)
-    check_disk_space(output, plan.tensors)
-    with atomic_directory(output) as folder:
+    check_no_input_is_inside(output, [Path(input_dir)])
+    with atomic_directory(output, overwrite) as folder:
+        source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
+        plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template, folder)
+        check_no_input_is_inside(output, plan.sources)
+        check_disk_space(output, plan.tensors)
         plan.processor.save_pretrained(folder)
         plan.generation_config.save_pretrained(folder)
-        write_checkpoint(plan.tensors, folder, max_shard_size, show_progress)
+        plan.report.not_finite = write_checkpoint(plan.tensors, folder, max_shard_size, show_progress)
         keep_original_files(source, plan.tokenizer_dir, folder, plan.report)
         plan.config.save_pretrained(folder)  # last, since no directory loads without it
         if verify or expected:
@@ -120,16 +117,20 @@ def plan_conversion(
     base_model: str | None,
     new_prefusion: PrefusionStart | None,
     chat_template: str | None,
+    workplace: Path,
 ) -> ConversionPlan:
     """
     Reads the small files and the tensors' names and shapes; the arguments are those of `convert`.
+
+    Args:
+        workplace: directory for temporary files, which a killed run's successor cleans up.
 
     Raises:
         ValueError: what there is does not make a model.
     """
     original = read_original(source, base_model)
     tower = find_vision_tower(source, original.config, original.tensors, vision_tower)
-    tokenizer, placed = convert_tokenizer(original.tokenizer_dir)
+    tokenizer, placed = convert_tokenizer(original.tokenizer_dir, workplace)
     generation_config, inert = convert_generation_config(source, original.config, tokenizer)
     template = choose_chat_template(chat_template, tokenizer, original.config)
 
@@ -139,6 +140,7 @@ def plan_conversion(
     report.filled |= {token: f"id {place.token_id}, {place.origin}" for token, place in placed.items()}
     labels = original.labels | {key: f"{tower.origin}: {key}" for key in tower.tensors}
     targets = rename_tensors(original.tensors | tower.tensors, labels, report)
+    check_dtypes(targets)
     config = convert_config(
         original.config, tower.config, placed[IMAGE_TOKEN].token_id, placed[VIDEO_TOKEN].token_id, common_dtype(targets)
     )

@@ -8,21 +8,25 @@ model code, so that `trust_remote_code=True` is all that others need.
 
 import argparse
 import json
+import logging
 import math
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_io import read_json, write_json
+from checkpoint_io import read_checkpoint, read_json, write_json
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
+from model_layout import common_dtype
 from safetensors import safe_open
 
 import llava_mini
 from llava_mini import LlavaMiniConfig
 
+
+logger = logging.getLogger(__name__)
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 # The files that travel: model, processors, and what they import.
@@ -37,6 +41,8 @@ CODE_FILES = (
     "modeling_llava_mini.py",
     "pretrained_llava_mini.py",
     "original_llava_mini.py",
+    "original_processing_llava_mini.py",
+    "original_tokenizer_llava_mini.py",
     "outputs_llava_mini.py",
     "placeholders_llava_mini.py",
     "prefusion_llava_mini.py",
@@ -138,15 +144,18 @@ def make_model_card(folder: Path, repository: str, facts: CardFacts) -> str:
             resolution_ratio=config.resolution_ratio,
             num_prefusion_layers=config.num_prefusion_layers,
             parameters=f"{parameters:,}",
-            dtype=str(config.dtype).removeprefix("torch."),
+            dtype=str(common_dtype(read_checkpoint(folder))).removeprefix("torch."),
             gigabytes=f"{size / 1e9:.3g}",
         )
     )
 
 
-def prepare_repository(folder: str | Path, repository: str, facts: CardFacts) -> Path:
+def prepare_repository(folder: str | Path, repository: str, facts: CardFacts, replace_card: bool = False) -> Path:
     """
     Adds code, `auto_map` entries and a model card to a converted checkpoint, in place.
+
+    Args:
+        replace_card: write the card anew where there is one; without it that one is kept, and this logged.
 
     Raises:
         ValueError: `folder` holds no converted checkpoint.
@@ -167,7 +176,11 @@ def prepare_repository(folder: str | Path, repository: str, facts: CardFacts) ->
         return values
 
     _edit(folder / "processor_config.json", add_code)
-    (folder / "README.md").write_text(make_model_card(folder, repository, facts), encoding="utf-8")
+    card = folder / "README.md"
+    if card.exists() and not replace_card:
+        logger.warning("%s is kept as it is: --replace-card writes another in its place.", card)
+    else:
+        card.write_text(make_model_card(folder, repository, facts), encoding="utf-8")
     return folder
 
 
@@ -209,12 +222,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("repository", help="such as your-name/llava-mini-llama-3.1-8b")
     parser.add_argument("--facts", type=Path, help="JSON file of what the card says, such as those in model_cards/")
     parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--replace-card", action="store_true", help="write README.md anew; without it one is kept")
     parser.add_argument("--prepare-only", action="store_true", help="write code and card, upload nothing")
     arguments = parser.parse_args(argv)
     try:
         facts = read_facts(arguments.repository, arguments.facts)
-        prepare_repository(arguments.folder, arguments.repository, facts)
-        if not arguments.prepare_only:
+        prepare_repository(arguments.folder, arguments.repository, facts, arguments.replace_card)
+        if arguments.prepare_only:
+            print(f"Prepared {arguments.folder}: README.md, {len(CODE_FILES)} files of code and where to find it.")
+        else:
             print(push_to_hub(arguments.folder, arguments.repository, arguments.private))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,17 +14,11 @@ import zlib
 from pathlib import Path
 
 import torch
-from checkpoint_io import (
-    LazyTensor,
-    atomic_directory,
-    check_disk_space,
-    check_output,
-    write_checkpoint,
-    write_json,
-)
+from checkpoint_io import LazyTensor, write_checkpoint, write_json
 from config_mapping import restore_config
 from conversion_report import Report
 from model_layout import expected_shapes
+from output_directory import atomic_directory, check_disk_space
 from to_original import DEFAULT_TOWER_NAME, restore_tensors
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -78,7 +72,6 @@ def make_checkpoint(
         ValueError: unusable output.
     """
     output = Path(output_dir).resolve()
-    check_output(output, overwrite)
     config = scaled_config(scale, dtype)
     shapes = expected_shapes(config)
     tensors = {name: random_tensor(name, shape, dtype) for name, shape in shapes.items()}
@@ -90,7 +83,7 @@ def make_checkpoint(
         "tokenizer_model_max_length": 4096,
     }
     check_disk_space(output, originals)
-    with atomic_directory(output) as folder:
+    with atomic_directory(output, overwrite) as folder:
         make_tokenizer(config.text_config.vocab_size).save_pretrained(folder)
         ids = {key: original_config[key] for key in ("bos_token_id", "eos_token_id")}
         write_json(folder / "generation_config.json", ids | SAMPLING)

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from checkpoint_io import WEIGHT_FILE_PATTERNS
+from checkpoint_io import IN_PROGRESS, WEIGHT_FILE_PATTERNS
 
 
 CONVERTER = Path(__file__).with_name("convert_llava_mini_weights_to_hf.py")
@@ -56,7 +56,11 @@ def measure(source: Path, output: Path, options: list[str]) -> dict[str, float]:
 
 
 def _time_copy(files: list[Path], folder: Path) -> float:
+    mark = folder / IN_PROGRESS
+    if mark.is_file():
+        shutil.rmtree(folder)  # a killed run's
     folder.mkdir(parents=True)
+    mark.touch()
     try:
         _drop_from_cache(files)
         start = time.perf_counter()

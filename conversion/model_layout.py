@@ -11,6 +11,8 @@ from transformers import AutoModel
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 
 
+# What models compute with. Anything else is quantised, or something other than weights.
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What a plain language model, or one after the authors' first training stage, does not have yet.
 NEW_PARTS = ("model.compressor.", "model.prefusion.")
 
@@ -44,6 +46,19 @@ def common_dtype(tensors: Tensors) -> torch.dtype:
     for tensor in tensors.values():
         sizes[tensor.dtype] += tensor.nbytes
     return sizes.most_common(1)[0][0]
+
+
+def check_dtypes(tensors: Tensors) -> None:
+    """
+    Raises:
+        ValueError: a tensor holds no weights: integers, booleans, 8-bit or complex numbers.
+    """
+    if other := sorted(name for name in tensors if tensors[name].dtype not in WEIGHT_DTYPES):
+        raise ValueError(
+            f"{len(other)} tensor(s) hold {tensors[other[0]].dtype}, such as {other[0]!r}, but weights are "
+            f"{', '.join(str(dtype).removeprefix('torch.') for dtype in WEIGHT_DTYPES)}: give the checkpoint as it was "
+            "before it was quantised or cast."
+        )
 
 
 def check_tensors(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> None:

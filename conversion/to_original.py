@@ -16,10 +16,6 @@ import torch
 from checkpoint_io import (
     LazyTensor,
     Tensors,
-    atomic_directory,
-    check_disk_space,
-    check_no_input_is_inside,
-    check_output,
     find_local,
     read_checkpoint,
     read_json,
@@ -28,10 +24,10 @@ from checkpoint_io import (
 )
 from config_mapping import restore_config
 from conversion_report import ORIGINAL_FOLDER, REPORT_FILE, Report
-from huggingface_hub.errors import StrictDataclassError
 from key_mapping import ORIGINAL_TOWER, TOWER, rename_key, restore_key
-from model_layout import check_tensors, expected_shapes
+from model_layout import check_dtypes, check_tensors, expected_shapes
 from new_parts import EMBEDDINGS
+from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
 from tokenizer_conversion import TOKENIZER_FILES, write_for_transformers_4
 from vision_tower import read_vision_tower
 
@@ -67,33 +63,34 @@ def to_original(
         ValueError: unusable input or output; the message says what to do. Nothing is written in that case.
     """
     source, output = Path(model_dir), Path(output_dir).resolve()
-    check_output(output, overwrite)
-    config = _read_config(source)
-    tensors = read_checkpoint(source)
-    kept = source / ORIGINAL_FOLDER
-    known = read_json(kept / "config.json") if kept.is_dir() else {}
-    report = Report()
+    check_no_input_is_inside(output, [source])
+    with atomic_directory(output, overwrite) as folder:
+        config = _read_config(source)
+        tensors = read_checkpoint(source)
+        kept = source / ORIGINAL_FOLDER
+        known = read_json(kept / "config.json") if kept.is_dir() else {}
+        report = Report()
 
-    tower_name = vision_tower or known.get("mm_vision_tower") or _default_tower_name(config)
-    _drop_added_rows(tensors, config, known, report)
-    expected = expected_shapes(config)
-    _settle_tower(tensors, expected, source, tower_name, fetch=vision_tower is not None, report=report)
-    check_tensors(tensors, expected)
-    original_config = restore_config(config, known) | {"mm_vision_tower": tower_name}
-    original_config["image_aspect_ratio"] = _image_aspect_ratio(source, known)
-    if config.prefusion_ignored_token_ids != [0]:
-        report.ignored["config prefusion_ignored_token_ids"] = (
-            f"it is {config.prefusion_ignored_token_ids}, but the authors' code always leaves out id 0, "
-            "so that it computes something else for prompts with that token"
-        )
-    originals = restore_tensors(tensors, original_config["mm_projector_type"], report)
+        tower_name = vision_tower or known.get("mm_vision_tower") or _default_tower_name(config)
+        _drop_added_rows(tensors, config, known, report)
+        expected = expected_shapes(config)
+        _settle_tower(tensors, expected, source, tower_name, fetch=vision_tower is not None, report=report)
+        check_tensors(tensors, expected)
+        check_dtypes(tensors)
+        original_config = restore_config(config, known) | {"mm_vision_tower": tower_name}
+        original_config["image_aspect_ratio"] = _image_aspect_ratio(source, known)
+        if config.prefusion_ignored_token_ids != [0]:
+            report.ignored["config prefusion_ignored_token_ids"] = (
+                f"it is {config.prefusion_ignored_token_ids}, but the authors' code always leaves out id 0, "
+                "so that it computes something else for prompts with that token"
+            )
+        originals = restore_tensors(tensors, original_config["mm_projector_type"], report)
 
-    tower_dir = find_local(tower_name, source)
-    check_no_input_is_inside(output, [source] if tower_dir is None else [source, tower_dir])
-    check_disk_space(output, originals)
-    with atomic_directory(output) as folder:
+        tower_dir = find_local(tower_name, source)
+        check_no_input_is_inside(output, [source] if tower_dir is None else [source, tower_dir])
+        check_disk_space(output, originals)
         _write_small_files(source, kept, folder)
-        write_checkpoint(originals, folder, max_shard_size, show_progress)
+        report.not_finite = write_checkpoint(originals, folder, max_shard_size, show_progress)
         write_json(folder / "config.json", original_config)  # last, since no directory loads without it
     return report
 
@@ -107,8 +104,8 @@ def _read_config(directory: Path) -> LlavaMiniConfig:
         )
     try:
         return LlavaMiniConfig.from_pretrained(directory)
-    except StrictDataclassError as error:
-        raise ValueError(f"{directory / 'config.json'} is not valid. {error.__cause__ or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'} is not valid. {error}") from error
 
 
 def _default_tower_name(config: LlavaMiniConfig) -> str:

@@ -1,108 +1,24 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """
-The authors' tokenizer and generation settings, with tokens for the places of images and videos, which the authors'
-code keeps outside the vocabulary.
+The authors' generation settings, and the way of a tokenizer back to them; the way here is
+`llava_mini.original_tokenizer_llava_mini`.
 """
 
-import json
-import re
-import shutil
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_io import read_json, write_json
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-
-IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
+from llava_mini.original_tokenizer_llava_mini import (  # noqa: F401 (offered here together)
+    IMAGE_TOKEN,
+    TOKENIZER_FILES,
+    VIDEO_TOKEN,
+    convert_tokenizer,
+    has_tokenizer,
 )
-RESERVED_TOKEN = re.compile(r"<\|reserved_special_token_(\d+)\|>")
-# Llama 3.1's padding token; the authors train with it, though their tokenizer need not name it.
-LLAMA_3_PAD_TOKEN = "<|finetune_right_pad_id|>"
+
+
 SAMPLING_SETTINGS = ("temperature", "top_p", "top_k", "min_p", "typical_p")
-
-
-@dataclass(frozen=True)
-class PlacedToken:
-    """The id of a placeholder and, in words, how it came to it."""
-
-    token_id: int
-    origin: str
-
-
-def has_tokenizer(directory: Path) -> bool:
-    """Whether the directory holds a vocabulary."""
-    return any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
-
-
-def convert_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase, dict[str, PlacedToken]]:
-    """
-    The tokenizer of `directory` with `<image>` and `<video>`: as the vocabulary has them already, else in the place
-    of the last reserved tokens (the first ones are those that new Llama versions take into use), else at the end.
-
-    Raises:
-        ValueError: no tokenizer, or one that can't be read.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        # Apart from config.json, whose model type transformers does not know.
-        for name in TOKENIZER_FILES:
-            if (directory / name).is_file():
-                shutil.copyfile(directory / name, Path(folder) / name)
-        source = _load(folder, directory)
-        vocabulary = source.get_vocab()
-        replaced = _choose_reserved_tokens(vocabulary)
-        for token, reserved in replaced.items():
-            _rename_token(Path(folder), reserved, token)
-        options = {
-            "padding_side": "left",
-            "extra_special_tokens": {"image_token": IMAGE_TOKEN, "video_token": VIDEO_TOKEN},
-            # A setting of old files that byte-pair tokenizers ignore, loudly.
-            "clean_up_tokenization_spaces": False,
-        }
-        if source.pad_token is None:
-            pad_token = LLAMA_3_PAD_TOKEN if LLAMA_3_PAD_TOKEN in vocabulary else source.unk_token
-            options["pad_token"] = pad_token or source.eos_token
-        tokenizer = _load(folder, directory, **options)
-    placed = {}
-    for token, token_id in ((IMAGE_TOKEN, tokenizer.image_token_id), (VIDEO_TOKEN, tokenizer.video_token_id)):
-        origin = f"in the place of {replaced[token]}" if token in replaced else "added at the end"
-        placed[token] = PlacedToken(token_id, "the tokenizer's own" if token in vocabulary else origin)
-    return tokenizer, placed
-
-
-def _load(folder: str, source: Path, **options) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(folder, **options)
-    except Exception as error:  # tokenizers raises nothing more special
-        first_line = str(error).strip().split("\n")[0]
-        hint = "expected tokenizer.json or tokenizer.model, and tokenizer_config.json"
-        if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
-            hint = "a tokenizer.model alone takes `pip install sentencepiece protobuf` to read"
-        raise ValueError(f"The tokenizer in {source} can't be read ({first_line}): {hint}.") from error
-
-
-def _choose_reserved_tokens(vocabulary: dict[str, int]) -> dict[str, str]:
-    wanted = [token for token in (IMAGE_TOKEN, VIDEO_TOKEN) if token not in vocabulary]
-    numbered = sorted((int(match[1]), match[0]) for match in map(RESERVED_TOKEN.fullmatch, vocabulary) if match)
-    if len(numbered) < len(wanted):
-        return {}
-    return {token: name for token, (_, name) in zip(wanted, numbered[len(numbered) - len(wanted) :])}
-
-
-def _rename_token(folder: Path, old: str, new: str) -> None:
-    for path in folder.glob("*.json"):
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(json.dumps(old), json.dumps(new)), encoding="utf-8")
 
 
 def write_for_transformers_4(folder: Path) -> None:

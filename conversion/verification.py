@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import torch
-from checkpoint_io import Tensors, read_checkpoint
+from checkpoint_io import Tensors, is_finite, read_checkpoint
 from jinja2 import TemplateError
 from model_layout import common_dtype, expected_shapes
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
@@ -35,9 +35,7 @@ def verify(directory: str | Path, intended: Tensors | None = None, expected: str
         ValueError: something is wrong; the message says what.
     """
     directory = Path(directory)
-    findings = [_verify_layout(directory), _verify_processor(directory)]
-    if intended is not None:
-        findings.append(_verify_values(directory, intended))
+    findings = [_verify_layout(directory), _verify_processor(directory), *_verify_values(directory, intended)]
     if expected is not None:
         findings.append(_verify_outputs(directory, Path(expected)))
     return findings
@@ -91,12 +89,16 @@ def _verify_processor(directory: Path) -> str:
     return "the processor fits the model"
 
 
-def _verify_values(directory: Path, intended: Tensors) -> str:
-    written = read_checkpoint(directory)
-    for name, tensor in intended.items():
-        if not _same_bits(written[name].load(), tensor.load()):
+def _verify_values(directory: Path, intended: Tensors | None) -> list[str]:
+    for name, written in read_checkpoint(directory).items():
+        tensor = written.load()
+        if intended is not None and not _same_bits(tensor, intended[name].load()):
             raise ValueError(f"{name} in {directory} is not what was to be written: is the disk all right?")
-    return f"all {len(intended)} tensors are bit for bit what was to be written"
+        if not is_finite(tensor):
+            raise ValueError(f"{name} in {directory} holds NaN or infinite values, which no model should have.")
+    return (
+        [] if intended is None else [f"all {len(intended)} tensors are finite, and bit for bit what was to be written"]
+    )
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

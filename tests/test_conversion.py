@@ -2,6 +2,7 @@
 """The converter on the authors' golden checkpoints: names, numbers, bad input."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from checkpoint_io import LazyTensor, find_local, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
 from key_mapping import ignored_reason, rename_key
 from safetensors.torch import load_file, save_file
+from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 from verification import verify
 
@@ -323,6 +325,39 @@ def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, options):
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path), str(tmp_path / "output"), *options.split()])
     assert f"error: {options.split()[0]} is for " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_no_model_should_have_are_told(original, tmp_path, capsys, value):
+    path = original / "model-00001-of-00002.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    for key in sorted(tensors)[:2]:
+        tensors[key].flatten()[1] = value
+    save_file(tensors, path)
+    assert main([str(original), str(tmp_path / "output")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.split("\n") if "NaN" in line]
+    assert rename_key(name)[0] in line and " and 1 more: holds NaN or infinite values" in line
+    report = json.loads((tmp_path / "output" / "original" / "conversion_report.json").read_text())
+    assert len(report["not_finite"]) == 2
+    to_original(tmp_path / "output", tmp_path / "back")
+    with pytest.raises(ValueError, match=f"{re.escape(rename_key(name)[0])} in .* holds NaN or infinite"):
+        convert(original, tmp_path / "verified", verify=True)
+    assert not (tmp_path / "verified").exists()
+    with pytest.raises(ValueError, match="holds NaN or infinite"):
+        verify(tmp_path / "output")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "bool", "float8_e4m3fn", "float8_e5m2", "complex64", "uint8"])
+@pytest.mark.parametrize("share", ["all", "one"])
+def test_what_holds_no_weights_is_refused(original, tmp_path, dtype, share):
+    def cast(tensors):
+        for name in sorted(tensors) if share == "all" else sorted(tensors)[:1]:
+            tensors[name] = tensors[name].to(getattr(torch, dtype))
+
+    change_shard(original, cast)
+    with pytest.raises(ValueError, match=rf"tensor.s. hold torch.{dtype}, such as .* but weights are float16"):
+        convert(original, tmp_path / "output")
 
 
 class TestVerification:

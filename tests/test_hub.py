@@ -13,7 +13,7 @@ import pytest
 from hub import CODE_FILES, CardFacts, count_weights, main, make_model_card, prepare_repository, read_facts
 from huggingface_hub.errors import HTTPError
 from local_hub import LocalHub
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 IMAGE = Path(__file__).parent / "golden/preprocess/image0.png"
@@ -172,6 +172,24 @@ def test_card_of_the_8b_release(folder):
     card = (folder / "README.md").read_text()
     assert "license: llama3.1" in card and "Built with Llama" in card and "has not been" not in card.split("## What")[0]
     assert "base_model: meta-llama/Llama-3.1-8B-Instruct" in card
+
+
+def test_a_card_that_is_there_is_kept(folder, tmp_path, capsys, caplog):
+    card = folder / "README.md"
+    card.write_text("---\nlicense: apache-2.0\n---\nMeasured.\n")
+    assert main([str(folder), REPOSITORY, "--prepare-only"]) == 0
+    assert card.read_text().endswith("Measured.\n") and f"{card} is kept as it is: --replace-card" in caplog.text
+    assert f"Prepared {folder}: README.md, {len(CODE_FILES)} files of code" in capsys.readouterr().out
+    assert all((folder / name).is_file() for name in CODE_FILES)
+    assert main([str(folder), REPOSITORY, "--prepare-only", "--replace-card"]) == 0
+    assert "license: other" in card.read_text()
+
+
+def test_the_cards_dtype_is_that_of_the_weights(folder):
+    path = folder / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    card = make_model_card(folder, REPOSITORY, read_facts(REPOSITORY, None))
+    assert re.search(r"^\| weights \| float16, ", card, re.MULTILINE)
 
 
 def test_every_imported_file_travels():

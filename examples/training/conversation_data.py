@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import av
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from llava_mini import LlavaMiniProcessor
 
@@ -35,6 +39,57 @@ def _as_list(value) -> list:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
+def _check_turns(record: Mapping, name: object) -> None:
+    turns = record.get("conversations")
+    if not isinstance(turns, (list, tuple)) or not turns:
+        raise ValueError(f"Record {name} has no `conversations`, or something other than a list of turns there.")
+    for turn in turns:
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
+            raise ValueError(f"Record {name} has a turn without a text as its `value`: {str(turn)[:80]!r}.")
+        if turn.get("from") not in list(ROLES):
+            raise ValueError(f"Record {name}: speaker {turn.get('from')!r} is none of {', '.join(ROLES)}.")
+        if ROLES[turn["from"]] != "user" and PLACEHOLDER.search(turn["value"]):
+            raise ValueError(
+                f"Record {name} has a placeholder where {turn['from']!r} speaks: only humans show pictures."
+            )
+    if not any(ROLES[turn["from"]] == "assistant" and turn["value"].strip() for turn in turns):
+        raise ValueError(f"Record {name} has no answer to learn: none of its turns is from 'gpt', or all are empty.")
+
+
+def check_media(messages: list[dict]) -> None:
+    """
+    Whether files in a chat are there and begin as pictures and videos do; they are not decoded.
+
+    Raises:
+        ValueError: one isn't; the message names it.
+    """
+    for message in messages:
+        for part in message["content"] if isinstance(message["content"], list) else []:
+            item = part.get("path", part.get(part["type"]))
+            if isinstance(item, (Image.Image, torch.Tensor, np.ndarray)) or part["type"] == "text":
+                continue
+            if not isinstance(item, str) or not Path(item).is_file():
+                raise ValueError(f"its {part['type']} {item!r} is no file: is `--media` the folder that it is in?")
+            try:
+                if part["type"] == "image":
+                    Image.open(item).close()
+                else:
+                    with av.open(item) as container:
+                        container.streams.video[0]  # raises without one
+            except (OSError, IndexError, ValueError, Image.DecompressionBombError) as error:
+                raise ValueError(f"its {part['type']} {item} can't be opened ({error}).") from error
+
+
+def _read_records(path: Path) -> list:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read as JSON ({error}): give a file in LLaVA's format.") from error
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{path} holds no list of records: give a file in LLaVA's format.")
+    return found
+
+
 def to_messages(record: Mapping, media_folder: Path | None = None) -> list[dict]:
     """
     A record of LLaVA's JSON format as chat messages.
@@ -46,15 +101,15 @@ def to_messages(record: Mapping, media_folder: Path | None = None) -> list[dict]
         media_folder (`Path`, *optional*): what the paths are relative to.
 
     Raises:
-        ValueError: placeholders and media don't match, or a speaker is not known.
+        ValueError: placeholders and media don't match, a speaker is not known, there is no answer to learn, or
+            something has another type than the format says.
     """
     name = record.get("id", "without id")
+    _check_turns(record, name)
     images, videos = _as_list(record.get("image")), _as_list(record.get("video"))
     media = {"image": iter(images), "video": iter(videos)}
     messages = []
     for turn in record["conversations"]:
-        if turn["from"] not in ROLES:
-            raise ValueError(f"Record {name}: speaker {turn['from']!r} is none of {', '.join(ROLES)}.")
         role, text = ROLES[turn["from"]], turn["value"]
         content = []
         for piece in PLACEHOLDER.split(text) if role == "user" else [text]:
@@ -83,12 +138,19 @@ class ConversationDataset(Dataset):
     Args:
         records: the conversations.
         media_folder (`Path`, *optional*): what paths in them are relative to.
+        origins (*optional*): file and place in it of each record, for errors.
     """
 
-    def __init__(self, records: Sequence[Mapping], media_folder: str | Path | None = None):
+    def __init__(
+        self,
+        records: Sequence[Mapping],
+        media_folder: str | Path | None = None,
+        origins: Sequence[tuple[Path, int]] | None = None,
+    ):
         if len(records) == 0:
             raise ValueError("There are no conversations to train on.")
         self.records = records
+        self.origins = origins
         self.media_folder = None if media_folder is None else Path(media_folder)
 
     @classmethod
@@ -102,23 +164,57 @@ class ConversationDataset(Dataset):
         """
         One or several files. A weight is how often each of a file's records occurs in an epoch: 0.5 takes half of
         them, 2 all of them twice, 1.5 all of them and half of them again. Which half depends on `seed`.
+
+        Raises:
+            ValueError: a file can't be read, or a weight is no weight.
         """
         weights = [1.0] * len(paths) if weights is None else weights
         if len(weights) != len(paths):
             raise ValueError(f"Got {len(weights)} weights for {len(paths)} files: give each file one.")
         rng = random.Random(seed)
-        records = []
+        records, origins = [], []
         for path, weight in zip(paths, weights):
-            found = json.loads(Path(path).read_text())
-            records += found * int(weight)
-            records += rng.sample(found, round(len(found) * (weight % 1)))
-        return cls(records, media_folder)
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"The weight of {path} is {weight}, but is how often its records occur in an epoch.")
+            found = _read_records(Path(path))
+            order = list(range(len(found))) * int(weight)
+            order += rng.sample(range(len(found)), round(len(found) * (weight % 1)))
+            records += [found[i] for i in order]
+            origins += [(Path(path), i) for i in order]
+        return cls(records, media_folder, origins)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> list[dict]:
-        return to_messages(self.records[index], self.media_folder)
+        record = self.records[index]
+        try:
+            if not isinstance(record, Mapping):
+                raise ValueError(f"it is no object with `conversations`, but {str(record)[:80]!r}.")
+            return to_messages(record, self.media_folder)
+        except ValueError as error:
+            raise ValueError(f"{self._origin(index)}: {error}") from error
+
+    def _origin(self, index: int) -> str:
+        path, place = self.origins[index] if self.origins else ("The data", index)
+        return f"{path}, record {place} (from 0)"
+
+    def check(self, show_progress: bool = True) -> None:
+        """
+        Looks at every record once, so that a bad one is told now and not when its batch comes: structure, placeholders,
+        whether there is an answer, whether its files are there and open.
+
+        Raises:
+            ValueError: something is wrong with a record; the message names file and record.
+        """
+        distinct = {self.origins[i] if self.origins else i: i for i in range(len(self))}
+        for index in tqdm(distinct.values(), desc="Checking records", disable=not show_progress):
+            messages = self[index]
+            try:
+                check_media(messages)
+            except ValueError as error:
+                name = self.records[index].get("id", "without id")
+                raise ValueError(f"{self._origin(index)}: Record {name}: {error}") from error
 
     def lengths(self) -> list[int]:
         """

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+from conversation_data import IGNORED
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from llava_mini.versions_llava_mini import CHECKPOINTING_ARGUMENT
@@ -33,8 +34,52 @@ class LlavaMiniTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
 
 
+class StopAtNoNumber(TrainerCallback):
+    """Ends a run whose gradients are no numbers before they reach the weights."""
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if args.fp16:  # its scaler skips such steps, and goes on with a smaller scale
+            return
+        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        if gradients and not nn.utils.get_total_norm(gradients).isfinite():
+            raise FloatingPointError(_diverged(state.global_step, "the gradients are"))
+
+
+def _diverged(step: int, what: str) -> str:
+    return (
+        f"Stopped after step {step}: {what} no finite numbers any more. Nothing was saved since the last checkpoint; "
+        "lower the learning rate, or look at the data of this step."
+    )
+
+
 class LlavaMiniTrainer(Trainer):
-    """`Trainer` for a `ConversationDataset` and `LlavaMiniTrainingArguments`."""
+    """
+    `Trainer` for a `ConversationDataset` and `LlavaMiniTrainingArguments`. It ends with a FloatingPointError when loss,
+    gradients or weights are no numbers, and saves nothing then.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(StopAtNoNumber())
+
+    def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> torch.Tensor:
+        """As in the base class, whose own filter would log such a loss as the mean of the others."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not loss.isfinite():
+            if "labels" in inputs and not (inputs["labels"] != IGNORED).any():
+                raise ValueError("A batch has no answer within `max_length` tokens: raise it or leave the records out.")
+            raise FloatingPointError(_diverged(self.state.global_step, "the loss is"))
+        return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """As in the base class, but for weights that are no numbers."""
+        self.check_weights()
+        super().save_model(output_dir, _internal_call)
+
+    def check_weights(self):
+        """Raises a FloatingPointError when the last step has ruined the weights."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise FloatingPointError(_diverged(self.state.global_step, "the weights are"))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in the base class, with the projector's parameters in groups of their own."""

@@ -9,6 +9,7 @@ Trains LLaVA-Mini in two stages on LLaVA-format conversations, with transformers
 All of transformers' TrainingArguments are options too. The scripts beside this file hold the paper's numbers.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,10 +73,26 @@ def save(trainer: LlavaMiniTrainer, processor: LlavaMiniProcessor, arguments: Mo
         if trainer.is_world_process_zero():
             processor.save_pretrained(output)
         return
+    trainer.check_weights()
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         projector = {name: value.contiguous() for name, value in weights.items() if "multi_modal_projector" in name}
         save_file(projector, output / PROJECTOR_FILE)
+
+
+def load_data(
+    arguments: DataArguments, training: LlavaMiniTrainingArguments
+) -> tuple[ConversationDataset, ConversationDataset | None]:
+    """The records to train and to evaluate on, all of them looked at once, by the first process."""
+    files, media = (arguments.data, arguments.weights), arguments.media
+    train = ConversationDataset.from_files(*files, media_folder=media, seed=training.seed)
+    evaluation = (
+        ConversationDataset.from_files(arguments.eval_data, media_folder=media) if arguments.eval_data else None
+    )
+    for dataset in (train, evaluation):
+        if dataset is not None and training.process_index == 0:
+            dataset.check(show_progress=not training.disable_tqdm)
+    return train, evaluation
 
 
 def main(argv: list[str] | None = None) -> LlavaMiniTrainer:
@@ -86,13 +103,8 @@ def main(argv: list[str] | None = None) -> LlavaMiniTrainer:
         raise ValueError("`--quantize` freezes the language model at 4 bits: give `--lora_rank` too.")
     set_seed(training.seed)
     processor = LlavaMiniProcessor.from_pretrained(model_arguments.model)
+    train_dataset, eval_dataset = load_data(data_arguments, training)
     model = load_model(model_arguments, training)
-    train_dataset = ConversationDataset.from_files(
-        data_arguments.data, data_arguments.weights, data_arguments.media, training.seed
-    )
-    eval_dataset = None
-    if data_arguments.eval_data:
-        eval_dataset = ConversationDataset.from_files(data_arguments.eval_data, media_folder=data_arguments.media)
     if model_arguments.stage == 1:
         collator = CaptionCollator(processor, model.config.image_seq_length, data_arguments.max_length)
     else:
@@ -110,5 +122,16 @@ def main(argv: list[str] | None = None) -> LlavaMiniTrainer:
     return trainer
 
 
+def run() -> int:
+    """The command: what can't be trained, or diverges, ends in one sentence and an exit code other than 0."""
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        # Workers of the data loader put a traceback before the sentence.
+        print(f"train.py: {str(error).strip().splitlines()[-1].removeprefix('ValueError: ')}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(run())

@@ -1,12 +1,20 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """LLaVA-Mini configuration: every number of the model."""
 
+import math
 from typing import Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 
+# The authors' `model_type`.
+ORIGINAL_MODEL_TYPE = "llava_mini_llama"
+# What says where on the Hub a file is.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 # CLIP ViT-L/14 at 336 pixels, the tower of every released checkpoint.
 DEFAULT_VISION_CONFIG = {
     "model_type": "clip_vision_model",
@@ -24,6 +32,36 @@ DEFAULT_AUTO_MAP = {"AutoModelForImageTextToText": "llava_mini.LlavaMiniForCondi
 SUPPORTED_VISION_MODEL_TYPES = ("clip_vision_model",)
 # Text models whose decoder layer computes exactly what Llama's does (names, residuals, rotary embedding).
 SUPPORTED_TEXT_MODEL_TYPES = ("llama", "mistral", "qwen2")
+# Far beyond any model (the deepest have some hundred layers, the widest some ten thousand features): what is above
+# would be built for hours or not fit into an index.
+MAX_LAYERS = 1000
+MAX_SIZE = 2**24
+MAX_GRID = 256  # C and N: their squares are tokens and crops an image
+MAX_TOKEN_ID = 2**31 - 1
+MAX_POSITIONS = 2**31 - 1
+# Smallest and largest values; None where there is no such number.
+OWN_LIMITS = {
+    "compressor_size": (1, MAX_GRID),
+    "compressor_num_attention_heads": (1, MAX_SIZE),
+    "resolution_ratio": (1, MAX_GRID),
+    "num_prefusion_layers": (0, MAX_LAYERS),
+    "num_projector_layers": (0, MAX_LAYERS),
+    "image_token_id": (0, MAX_TOKEN_ID),
+    "video_token_id": (0, MAX_TOKEN_ID),
+}
+PART_LIMITS = {
+    "hidden_size": (1, MAX_SIZE),
+    "intermediate_size": (1, MAX_SIZE),
+    "num_hidden_layers": (1, MAX_LAYERS),
+    "num_attention_heads": (1, MAX_SIZE),
+}
+TEXT_LIMITS = PART_LIMITS | {
+    "num_key_value_heads": (1, MAX_SIZE),
+    "head_dim": (2, MAX_SIZE),
+    "vocab_size": (1, MAX_SIZE),
+    "max_position_embeddings": (1, MAX_POSITIONS),
+}
+VISION_LIMITS = PART_LIMITS | {"image_size": (1, MAX_SIZE), "patch_size": (1, MAX_SIZE), "num_channels": (3, 3)}
 
 
 @strict
@@ -133,6 +171,19 @@ class LlavaMiniConfig(PreTrainedConfig):
         values = super().to_dict()
         return {name: value for name, value in values.items() if name != "auto_map" or value != DEFAULT_AUTO_MAP}
 
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """
+        As in the base class.
+
+        Raises:
+            ValueError: the values can't be meant.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"The configuration describes no model. {_innermost(error)}") from error
+
     @property
     def num_image_tokens(self) -> int:
         """C*C, the vision tokens that stand for one image or one video frame in the language model."""
@@ -157,15 +208,9 @@ class LlavaMiniConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Checks across fields; runs at construction and at `save_pretrained`."""
         super().validate_architecture()
-        for name, minimum in (
-            ("compressor_size", 1),
-            ("compressor_num_attention_heads", 1),
-            ("resolution_ratio", 1),
-            ("num_prefusion_layers", 0),
-            ("num_projector_layers", 0),
-        ):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, but has to be at least {minimum}.")
+        _check_limits(self, "", OWN_LIMITS)
+        _check_fraction(self, "", "compressor_layer_norm_eps")
+        _check_activation("projector_hidden_act", self.projector_hidden_act)
         self._validate_vision()
         self._validate_text()
         if self.image_token_id == self.video_token_id:
@@ -179,6 +224,11 @@ class LlavaMiniConfig(PreTrainedConfig):
             raise ValueError(
                 f"`vision_config` is of type {vision.model_type!r}, but the vision tower has to be one of "
                 f"{', '.join(SUPPORTED_VISION_MODEL_TYPES)}."
+            )
+        _check_part(vision, "vision_config", VISION_LIMITS, "layer_norm_eps")
+        if vision.patch_size > vision.image_size:
+            raise ValueError(
+                f"`vision_config.patch_size` is {vision.patch_size}, more than the image's {vision.image_size} pixels."
             )
         if not 0 <= self.num_vision_layers <= vision.num_hidden_layers:
             raise ValueError(
@@ -209,6 +259,15 @@ class LlavaMiniConfig(PreTrainedConfig):
                 f"`text_config` is of type {text.model_type!r}, whose decoder layers the pre-fusion can't use. "
                 f"Supported: {', '.join(SUPPORTED_TEXT_MODEL_TYPES)}."
             )
+        _check_part(text, "text_config", TEXT_LIMITS, "rms_norm_eps")
+        if text.num_attention_heads % text.num_key_value_heads:
+            raise ValueError(
+                f"`text_config` has {text.num_attention_heads} attention heads, which {text.num_key_value_heads} "
+                "key-value heads can't share evenly."
+            )
+        if text.pad_token_id is not None and not -text.vocab_size <= text.pad_token_id < text.vocab_size:
+            raise ValueError(f"`text_config.pad_token_id` is {text.pad_token_id}, beyond its {text.vocab_size} tokens.")
+        _check_rotation(text)
         if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or []) or (
             text.model_type == "mistral" and text.sliding_window is not None
         ):
@@ -216,6 +275,66 @@ class LlavaMiniConfig(PreTrainedConfig):
                 "`text_config` uses sliding-window attention, with which text far from the image could not read it. "
                 "Set `sliding_window=None` (and `layer_types` to 'full_attention')."
             )
+
+
+def _check_part(part: PreTrainedConfig, name: str, limits: dict[str, tuple[int, int]], epsilon: str) -> None:
+    _check_limits(part, f"{name}.", limits)
+    _check_fraction(part, f"{name}.", epsilon)
+    _check_fraction(part, f"{name}.", "initializer_range")
+    _check_activation(f"{name}.hidden_act", part.hidden_act)
+    if not isinstance(part.output_hidden_states, bool) or not isinstance(part.output_attentions, bool):
+        raise ValueError(f"`{name}.output_hidden_states` and `output_attentions` have to be true or false.")
+
+
+def _check_limits(part: PreTrainedConfig, prefix: str, limits: dict[str, tuple[int, int]]) -> None:
+    # A string while transformers saves it.
+    dtype = getattr(torch, part.dtype, None) if isinstance(part.dtype, str) else part.dtype
+    if part.dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"`{prefix}dtype` is {part.dtype!r}, but models compute in float32, float16 or bfloat16.")
+    for name, (least, most) in limits.items():
+        value = getattr(part, name, None)
+        if value is None and name == "head_dim":  # text models that derive it
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"`{prefix}{name}` is {value!r}, but has to be a whole number.")
+        if value < least:
+            raise ValueError(f"`{prefix}{name}` is {value}, but has to be at least {least}.")
+        if value > most:
+            raise ValueError(f"`{prefix}{name}` is {value}, but can be at most {most}.")
+
+
+def _check_fraction(part: PreTrainedConfig, prefix: str, name: str) -> None:
+    value = getattr(part, name)
+    if not (isinstance(value, int | float) and 0 <= value < math.inf):
+        raise ValueError(f"`{prefix}{name}` is {value!r}, but has to be a number that is not negative.")
+
+
+def _check_activation(name: str, value: object) -> None:
+    if value not in ACT2FN:
+        raise ValueError(f"`{name}` is {value!r}, which is no activation that transformers has.")
+
+
+def _check_rotation(text: PreTrainedConfig) -> None:
+    """The rotary embedding is made as the model makes it: its parameters have many forms, and no types."""
+    # Not at the top: a configuration alone needs no model code.
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    try:
+        frequencies = LlamaRotaryEmbedding(text).inv_freq
+    except Exception as error:  # whatever arithmetic makes of values of any type
+        raise ValueError(
+            f"`text_config.rope_parameters` are {text.rope_parameters}, from which no rotary embedding can be made "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not frequencies.isfinite().all() or frequencies.is_complex():
+        raise ValueError(f"`text_config.rope_parameters` are {text.rope_parameters}, which make no finite frequencies.")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What a strict dataclass' error was raised from: our own sentence, or which field has another type."""
+    while isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _to_config(config: dict | PreTrainedConfig | None, defaults: dict) -> PreTrainedConfig:

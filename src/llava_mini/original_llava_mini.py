@@ -8,17 +8,19 @@ Source of the names and of the defaults: the authors' `llavamini_arch.py` and `m
 import os
 import re
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, CLIPVisionConfig, PreTrainedConfig
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
-from .configuration_llava_mini import LlavaMiniConfig
+from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
 from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
-from .pretrained_llava_mini import ORIGINAL_MODEL_TYPE, LlavaMiniPreTrainedModel
+from .original_tokenizer_llava_mini import TOKENIZER_FILES, convert_tokenizer, tokenizer_directory
+from .pretrained_llava_mini import LlavaMiniPreTrainedModel
 
 
 # What the authors' code takes where the configuration says nothing.
@@ -92,8 +94,11 @@ def convert_config(
             dtype=dtype,
             architectures=[LlavaMiniForConditionalGeneration.__name__],
         )
-    except (StrictDataclassError, ArithmeticError, LookupError, TypeError) as error:
-        raise ValueError(f"config.json describes no model that exists here. {error.__cause__ or error}") from error
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            "No model can be built from config.json: it describes no model that exists here. "
+            f"{error.__cause__ or error}"
+        ) from error
 
 
 def count_projector_layers(projector_type: str) -> int:
@@ -114,7 +119,7 @@ def count_projector_layers(projector_type: str) -> int:
 
 
 class LlavaMiniOriginalConfig(PreTrainedConfig):
-    """The authors' configuration; reading one gives a `LlavaMiniConfig`, whose placeholders follow the vocabulary."""
+    """The authors' configuration; reading one gives a `LlavaMiniConfig`, its placeholders where conversion has them."""
 
     model_type = ORIGINAL_MODEL_TYPE
 
@@ -129,14 +134,56 @@ class LlavaMiniOriginalConfig(PreTrainedConfig):
         name_or_path = kwargs.pop("name_or_path", config_dict.get("_name_or_path", ""))
         return_unused_kwargs = kwargs.pop("return_unused_kwargs", False)
         kwargs.pop("_from_auto", None)
-        vision_config = CLIPVisionConfig.from_pretrained(find_tower(config_dict, name_or_path))
-        vocabulary = config_dict["vocab_size"]
-        dtype = getattr(torch, config_dict.get("torch_dtype") or "float32")
-        config = convert_config(config_dict, vision_config, vocabulary, vocabulary + 1, dtype)
+        vision_config = read_tower_config(find_tower(config_dict, name_or_path))
+        vocabulary = config_dict.get("vocab_size")
+        if isinstance(vocabulary, bool) or not isinstance(vocabulary, int):
+            raise ValueError(f"config.json has `vocab_size` {vocabulary!r}, where a whole number should be.")
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        directory = tokenizer_directory(name_or_path, **hub_options) if name_or_path else None
+        # Without a tokenizer, behind the vocabulary.
+        ids = (vocabulary, vocabulary + 1) if directory is None else place_tokens(directory)
+        config = convert_config(config_dict, vision_config, *ids, read_dtype(config_dict))
         config.name_or_path = str(name_or_path)
         for name in [name for name in kwargs if hasattr(config, name)]:
             setattr(config, name, kwargs.pop(name))
         return (config, kwargs) if return_unused_kwargs else config
+
+
+def place_tokens(directory: Path) -> tuple[int, int]:
+    """The ids that `<image>` and `<video>` have in the tokenizer of `directory`."""
+    files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    return _place_tokens(directory, tuple(path.stat().st_mtime_ns for path in files))
+
+
+@lru_cache(maxsize=8)  # pipelines read a configuration several times, and a big vocabulary takes seconds
+def _place_tokens(directory: Path, times: tuple[int, ...]) -> tuple[int, int]:
+    tokenizer, _ = convert_tokenizer(directory)
+    return tokenizer.image_token_id, tokenizer.video_token_id
+
+
+def read_dtype(original: dict) -> torch.dtype:
+    """
+    The authors' `torch_dtype`; older files write `torch.float16` for `float16`.
+
+    Raises:
+        ValueError: no dtype of weights.
+    """
+    name = original.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"config.json has `torch_dtype` {name!r}, but weights are float32, float16 or bfloat16.")
+    return dtype
+
+
+def read_tower_config(name_or_path: str) -> CLIPVisionConfig:
+    """
+    Raises:
+        ValueError: the tower is no CLIP, or one that contradicts itself.
+    """
+    try:
+        return CLIPVisionConfig.from_pretrained(name_or_path)
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{name_or_path} describes no CLIP. {error.__cause__ or error}") from error
 
 
 def find_tower(original: dict, checkpoint: str | os.PathLike) -> str:
@@ -215,11 +262,12 @@ def load_original(
         config = LlavaMiniOriginalConfig.from_dict(original, name_or_path=name_or_path)
     # The base class's, since the model's own ends here.
     load = super(LlavaMiniPreTrainedModel, LlavaMiniLlamaForCausalLM).from_pretrained
+    kwargs.setdefault("ignore_mismatched_sizes", True)  # refused below, with their names
     model, info = load(name_or_path, *args, config=config, output_loading_info=True, **kwargs)
     prefix = "model.vision_tower."
     absent = {name for name in info["missing_keys"] if name.startswith(prefix)}
     if absent:
-        tower = AutoModel.from_pretrained(find_tower(original, name_or_path), dtype=model.dtype).state_dict()
+        tower = CLIPVisionModel.from_pretrained(find_tower(original, name_or_path), dtype=model.dtype).state_dict()
         own = model.model.vision_tower.state_dict()
         with torch.no_grad():
             for name in absent:
@@ -229,7 +277,7 @@ def load_original(
         if info[kind]:
             raise ValueError(
                 f"{name_or_path} does not load as a LLaVA-Mini checkpoint: {kind.replace('_', ' ')} such as "
-                f"{sorted(info[kind])[0]!r}. Download it again. {CONVERT_HINT}"
+                f"{sorted(info[kind], key=str)[0]!r}. Download it again. {CONVERT_HINT}"
             )
     # From here on it is our model, which saves under our names.
     model.__class__ = LlavaMiniForConditionalGeneration

@@ -3,6 +3,7 @@
 
 import copy
 import os
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -12,14 +13,16 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .compressor_llava_mini import LlavaMiniCompressor, sine_cosine_table
-from .configuration_llava_mini import LlavaMiniConfig
+from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
 from .versions_llava_mini import CACHE_NAMES
 
 
-# The authors' `model_type`.
-ORIGINAL_MODEL_TYPE = "llava_mini_llama"
-# What says where on the Hub a file is.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+# What a checkpoint may lack when the caller says so.
+PARTS = ("vision_tower", "compressor", "multi_modal_projector", "prefusion", "language_model", "lm_head")
+
+
+class WeightsMismatchError(ValueError, RuntimeError):
+    """Weights of other shapes than the configuration describes; a RuntimeError too, since upstream's is one."""
 
 
 class LlavaMiniPreTrainedModel(PreTrainedModel):
@@ -45,15 +48,24 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
         pretrained_model_name_or_path: str | os.PathLike | None,
         *args,
         quantization_config: QuantizationConfigMixin | dict | None = None,
+        new_parts: Iterable[str] = (),
+        output_loading_info: bool = False,
         **kwargs,
     ):
         """
         As in the base class, and: the authors' checkpoints load as they are. A `quantization_config` that names no
         modules to skip leaves the vision tower, the compressor, the projector and the head as they are.
 
+        Args:
+            new_parts: parts (see `PARTS`) that the checkpoint may lack, and that start at random then. Without it they
+                are an error, unless `output_loading_info` asks for what is missing, or there are no files at all.
+
         Raises:
-            ValueError: the authors' checkpoint is incomplete, or its vision tower can't be found.
+            ValueError: weights are missing or have other shapes than the configuration describes; the authors'
+                checkpoint is incomplete, or its vision tower can't be found.
         """
+        if unknown := set(new_parts) - set(PARTS):
+            raise ValueError(f"`new_parts` names {sorted(unknown)}, but a model has {', '.join(PARTS)}.")
         if quantization_config is not None:
             kwargs["quantization_config"] = cls._skip_modules(quantization_config)
         if pretrained_model_name_or_path is not None:
@@ -63,8 +75,30 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
                 # Not at the top: it needs the model classes.
                 from .original_llava_mini import load_original
 
+                kwargs["output_loading_info"] = output_loading_info
                 return load_original(cls, pretrained_model_name_or_path, values, *args, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise WeightsMismatchError(
+                f"{pretrained_model_name_or_path} holds weights of other shapes than its configuration describes; they "
+                "are listed above. Use the configuration that belongs to them, or pass `ignore_mismatched_sizes=True` "
+                "for new ones in their place."
+            ) from error
+        if output_loading_info:
+            return model, info
+        absent = sorted(name for name in info["missing_keys"] if not set(name.split(".")) & set(new_parts))
+        if absent and pretrained_model_name_or_path is not None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(absent)} of the weights that its configuration describes, "
+                f"such as {absent[0]!r}: download it again, or pass `new_parts=(...)` with those of "
+                f"{', '.join(PARTS)} that are to start at random."
+            )
+        return model
 
     @classmethod
     def _skip_modules(cls, quantization_config: QuantizationConfigMixin | dict) -> QuantizationConfigMixin:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput, make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import TextInput
-from transformers.utils import is_torchvision_available, logging
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file, is_torchvision_available, logging
 from transformers.video_utils import VideoInput
+
+from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE
 
 
 logger = logging.get_logger(__name__)
@@ -89,12 +91,18 @@ class LlavaMiniProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *, backend: str | None = None, **kwargs):
         """
-        As in the base class.
+        As in the base class, and: the authors' checkpoints load as they are.
 
         Args:
             backend (`str`, *optional*):
                 "pil" for the authors' exact image pixels, "torchvision" for speed; by default what is installed.
         """
+        if original := _read_original_config(pretrained_model_name_or_path, kwargs):
+            # Not at the top: it needs this class.
+            from .original_processing_llava_mini import load_original_processor
+
+            hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            return load_original_processor(pretrained_model_name_or_path, original, backend, **hub_options)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if backend is not None:
             # Passed on to all parts, it would reach the video processor, which has one backend and refuses others.
@@ -315,6 +323,16 @@ def _ids_of(piece: str, text: str, encoded: BatchFeature) -> list[list[int]]:
             found.append(ids)
         start = text.find(piece, start + 1)
     return found
+
+
+def _read_original_config(name_or_path: str | os.PathLike, options: dict) -> dict | None:
+    """The authors' config.json, where there is one and no processor of ours."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    quiet |= {name: options[name] for name in HUB_OPTIONS if name in options}
+    if cached_file(name_or_path, PROCESSOR_NAME, **quiet) or not cached_file(name_or_path, CONFIG_NAME, **quiet):
+        return None
+    values, _ = PreTrainedConfig.get_config_dict(name_or_path, **quiet)
+    return values if values.get("model_type") == ORIGINAL_MODEL_TYPE else None
 
 
 def _add_text_fusion_mask(inputs: BatchFeature) -> None:

@@ -1,11 +1,19 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""The processor that belongs to a converted checkpoint, and its chat template."""
+"""The processor of the authors' checkpoints as they are, which hold its parts and settings in several places."""
 
+import os
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
+from transformers.image_processing_base import ImageProcessingMixin
 
-from llava_mini import LlavaMiniConfig, LlavaMiniImageProcessor, LlavaMiniProcessor, LlavaMiniVideoProcessor
+from .configuration_llava_mini import LlavaMiniConfig
+from .image_processing_llava_mini import LlavaMiniImageProcessor
+from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
+from .original_llava_mini import CONVERT_HINT, LlavaMiniOriginalConfig, find_tower
+from .original_tokenizer_llava_mini import convert_tokenizer, tokenizer_directory
+from .processing_llava_mini import LlavaMiniProcessor
+from .video_processing_llava_mini import LlavaMiniVideoProcessor
 
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
@@ -31,6 +39,7 @@ def convert_processor(
     tokenizer: PreTrainedTokenizerBase,
     preprocessor: dict,
     template: str,
+    backend: str | None = None,
 ) -> LlavaMiniProcessor:
     """
     The processor for a converted checkpoint.
@@ -38,6 +47,7 @@ def convert_processor(
     Args:
         preprocessor: the tower's `preprocessor_config.json`, or nothing for CLIP's settings at the tower's size.
         template: text of the chat template.
+        backend: "pil" for the authors' exact image pixels, by default "torchvision".
 
     Raises:
         ValueError: the preprocessor makes pixels of another size than the tower reads.
@@ -52,8 +62,9 @@ def convert_processor(
             f"{size} x {size} pixels: pass a tower whose files belong together with --vision-tower."
         )
     settings["resolution_ratio"] = config.resolution_ratio
+    image_processor_class = LlavaMiniImageProcessorPil if backend == "pil" else LlavaMiniImageProcessor
     return LlavaMiniProcessor(
-        image_processor=LlavaMiniImageProcessor(**settings, do_pad=original_config.get("image_aspect_ratio") == "pad"),
+        image_processor=image_processor_class(**settings, do_pad=original_config.get("image_aspect_ratio") == "pad"),
         tokenizer=tokenizer,
         video_processor=LlavaMiniVideoProcessor(**settings),
         chat_template=template,
@@ -91,3 +102,33 @@ def choose_chat_template(name: str | None, tokenizer: PreTrainedTokenizerBase, o
             "template that writes them with --chat-template FILE."
         )
     return template
+
+
+def load_original_processor(
+    name_or_path: str | os.PathLike, original: dict, backend: str | None = None, **hub_options
+) -> LlavaMiniProcessor:
+    """
+    The processor of the authors' checkpoint, as the converter writes it.
+
+    Args:
+        original: the checkpoint's config.json.
+        backend: as of `LlavaMiniProcessor.from_pretrained`.
+        hub_options: where on the Hub the checkpoint is.
+
+    Raises:
+        ValueError: a part can't be found, or the parts don't fit together.
+    """
+    directory = tokenizer_directory(name_or_path, **hub_options)
+    if directory is None:
+        raise ValueError(f"{name_or_path} has no tokenizer: download its files too. {CONVERT_HINT}")
+    config = LlavaMiniOriginalConfig.from_dict(original, name_or_path=name_or_path, **hub_options)
+    tokenizer, _ = convert_tokenizer(directory)
+    try:
+        preprocessor, _ = ImageProcessingMixin.get_image_processor_dict(find_tower(original, name_or_path))
+    except OSError:  # a tower without one has CLIP's settings
+        preprocessor = {}
+    template = choose_chat_template(None, tokenizer, original)
+    return convert_processor(config, original, tokenizer, preprocessor, template, backend)
+
+
+__all__ = ["load_original_processor"]
