@@ -31,12 +31,15 @@ CODE_FILES = (
     "generation_llava_mini.py",
     "image_processing_llava_mini.py",
     "image_processing_pil_llava_mini.py",
+    "image_reading_llava_mini.py",
     "modeling_llava_mini.py",
     "modules_llava_mini.py",
     "original_llava_mini.py",
     "processing_llava_mini.py",
     "versions_llava_mini.py",
     "video_processing_llava_mini.py",
+    "video_reading_llava_mini.py",
+    "video_survey_llava_mini.py",
     "vision_context_llava_mini.py",
 )
 MODEL_CODE = {
