@@ -28,6 +28,9 @@ URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%~"
 MAX_PIXELS = 89_478_485
 # Characters of base64 or of an address that a message repeats.
 SHOWN_CHARACTERS = 80
+# Markers SOT and EOC (ISO 15444-1, A.2).
+JPEG_2000_TILE = b"\xff\x90"
+JPEG_2000_END = b"\xff\xd9"
 EXIF_ORIENTATION = 0x0112
 # Where Pillow looks for it in an image that it has no file of.
 EXIF_PLACES = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -172,7 +175,22 @@ def open_image(source: str | bytes | os.PathLike, max_pixels: int | None = MAX_P
             raise ValueError(f"{name} can't be read, its file is damaged or cut off: {error}. Save it anew.") from error
         with image:
             check_num_pixels(*image.size, max_pixels, name)
-            return to_rgb(make_upright(image, name), name)
+            upright = make_upright(image, name)
+            if image.format == "JPEG2000":
+                _check_jpeg_2000(file, name)
+            return to_rgb(upright, name)
+
+
+def _check_jpeg_2000(file: str | IO[bytes], name: str) -> None:
+    """Its decoder leaves tiles black that are cut off. The end marker follows the last one and is in no tile."""
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            content = opened.read()
+    else:
+        file.seek(0)
+        content = file.read()
+    if not -1 < content.rfind(JPEG_2000_TILE) < content.rfind(JPEG_2000_END):
+        raise ValueError(f"{name} can't be decoded, its file is cut off. Save it anew.")
 
 
 def make_upright(image: PIL.Image.Image, name: str | None = None) -> PIL.Image.Image:

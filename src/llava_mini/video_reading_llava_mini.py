@@ -41,7 +41,7 @@ class VideoFile:
         """
         with self._open() as container:
             stream = self._stream(container)
-            packets = PacketSurvey(self.av, stream)
+            packets = PacketSurvey(self.av, container, stream)
             for packet in self._packets(container, stream):
                 packets.add(packet)
             packets.end_trial()

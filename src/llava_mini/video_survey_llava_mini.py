@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """Which frames a video file has and when each is shown, from its packets and its clock."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,45 +71,55 @@ class FrameTable:
 class PacketSurvey:
     """Time stamps of the packets that are shown, and whether each of them is one frame."""
 
-    def __init__(self, av, stream):
+    def __init__(self, av, container, stream):
         self.count = 0
         self.stamps: list[int | None] = []
         self.last_duration = 0
         self._av = av
         self._context = stream.codec_context
-        # Fields of one picture come in packets of their own, or not: only decoding tells.
-        self._is_regular = getattr(self._context, "field_order", 0) in WHOLE_PICTURES
-        self._last_dts: int | None = None
-        self._latest: int | None = None
+        # In MPEG streams fields of one picture come in packets of their own, or not: only decoding tells.
+        has_fields = self._context.field_order not in WHOLE_PICTURES
+        self._is_regular = not (has_fields and container.format.flags & CLOCK_MAY_JUMP)
+        self._first: int | None = None
+        self._last_dts = self._latest = self._before_group = -math.inf
         self._trial: list[int | None] | None = []
 
     def add(self, packet):
         """Takes in a packet, in the file's order; the empty one at the end too."""
         if not packet.size:
             return
-        starts_inside = not self.count and not packet.is_keyframe
-        goes_back = packet.dts is not None and self._last_dts is not None and packet.dts <= self._last_dts
-        if starts_inside or goes_back or packet.is_corrupt:
-            self._is_regular = False
+        if not self.count:
+            self._first = packet.pts
+        self._is_regular = self._is_regular and self._follows(packet)
         self.count += 1
-        self._last_dts = packet.dts if packet.dts is not None else self._last_dts
         if not packet.is_discard:
             self.stamps.append(packet.pts)
-            if packet.pts is not None and (self._latest is None or packet.pts > self._latest):
-                self._latest, self.last_duration = packet.pts, packet.duration or 0
+            if packet.pts is not None and packet.pts >= self._latest:
+                self.last_duration = packet.duration or 0
+        self._latest = max(self._latest, self._latest if packet.pts is None else packet.pts)
         if self._trial is not None:
             self._try(packet)
             if len(self.stamps) == NUM_TRIAL_FRAMES:
                 self.end_trial()
+
+    def _follows(self, packet) -> bool:
+        """Whether the packet continues the stream: in order of decoding, and each group after the one before."""
+        if packet.pts is None or packet.is_corrupt:
+            return False
+        if packet.is_keyframe:
+            self._before_group = self._latest
+        # Matroska has no times of decoding for its first packets.
+        is_later = (packet.dts is None or packet.dts > self._last_dts) and packet.pts > self._before_group
+        self._last_dts = self._last_dts if packet.dts is None else packet.dts
+        return is_later and (packet.is_keyframe or self.count > 0)
 
     def is_reliable(self) -> bool:
         """Whether the stamps, sorted, are the frames."""
         return (
             self._is_regular
             and bool(self.stamps)
-            and None not in self.stamps
             # Pictures that are shown before the first one need others that are cut away.
-            and self.stamps[0] == min(self.stamps)
+            and self._first <= min(self.stamps)
             and len(set(self.stamps)) == len(self.stamps)
         )
 
@@ -116,8 +127,7 @@ class PacketSurvey:
         """Compares the first packets with the frames that they give, unless that is done."""
         if self._trial is not None:
             self._try(None)
-            if None in self._trial or None in self.stamps or sorted(self._trial) != sorted(self.stamps):
-                self._is_regular = False
+            self._is_regular = self._is_regular and self._trial == sorted(self.stamps)
             self._trial = None
 
     def _try(self, packet):
@@ -168,15 +178,17 @@ class Clock:
 
     def _starts(self, shown: np.ndarray) -> np.ndarray:
         steps = np.diff(shown) * self.unit
-        is_jump = steps < 0
+        usual = 1 / self.rate if self.rate else float(np.median(np.abs(steps))) if len(steps) else 0.0
+        # Stamps a little out of order are those of decoding, of frames in order of display.
+        is_restart = steps < -NUM_TRIAL_FRAMES * usual
         if self.may_jump:
-            is_jump |= steps > LONGEST_PAUSE_SECONDS
-        if is_jump.any():
-            usual = steps[~is_jump]
-            steps[is_jump] = 1 / self.rate if self.rate else float(np.median(usual)) if len(usual) else 0.0
-            return np.concatenate([[0.0], np.cumsum(steps)])
+            is_restart |= steps > LONGEST_PAUSE_SECONDS
+        parts = np.split(shown, np.flatnonzero(is_restart) + 1)
         # Not summed up, so that nothing is rounded twice.
-        return (shown - shown[:1]) * self.unit
+        starts = [(np.sort(part) - part.min()) * self.unit for part in parts]
+        for before, part in zip(starts, starts[1:]):
+            part += before[-1] + usual
+        return np.concatenate(starts)
 
     def _end(self, starts: np.ndarray) -> float:
         """The last frame is shown for as long as its packet says; up to the announced end if the one before was too."""
