@@ -98,7 +98,7 @@ def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None,
     Refuses shapes that padding or resizing would blow up (a line of 60000x1 pixels becomes a 60000x60000 square).
 
     Raises:
-        ValueError: the picture in between would have more than `max_pixels`.
+        ValueError: the picture in between would have more than `max_pixels`, and than their default.
     """
     short, long = sorted((height, width))
     if do_pad:
@@ -106,10 +106,11 @@ def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None,
     pixels = short * long
     if size is not None and size.shortest_edge:
         pixels = max(pixels, size.shortest_edge**2 * long // short)
-    if max_pixels is not None and pixels > max_pixels:
+    # A limit for what comes from outside can be lower than the size that the model itself needs.
+    if max_pixels is not None and pixels > max(max_pixels, MAX_PIXELS):
         raise ValueError(
             f"An image or crop of {width}x{height} pixels is too long: on the way it would grow to {pixels} pixels, "
-            f"more than {max_pixels} (`max_pixels` of the processor). Cut it into shorter pieces."
+            f"more than {max(max_pixels, MAX_PIXELS)} (`max_pixels` of the processor). Cut it into shorter pieces."
         )
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """Video files to frames with PyAV, for the video processor and for streams."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -204,23 +205,42 @@ class VideoFile:
                 yield packet
 
     def _frames(self, container) -> Iterator:
-        """Every frame that can be decoded, in order of display."""
+        """Every frame that can be decoded, in order of display, but for a last one that is cut off."""
+        held = None
+        for frame in self._decoded(container):
+            if held is not None:
+                yield held
+            held = frame if frame.is_corrupt else None
+            if held is None:
+                yield frame
+        if held is not None:
+            logger.warning(f"The last frame of the video {self.name} is cut off and is left out.")
+
+    def _decoded(self, container) -> Iterator:
         stream = self._stream(container)
         stream.thread_type = "AUTO"
         has_ended = False
         for packet in self._packets(container, stream):
             has_ended = not packet.size
-            yield from self._decode(stream, packet)
+            yield from self._decode(stream.codec_context, packet)
         if not has_ended:
-            yield from self._decode(stream, None)
+            yield from self._decode(stream.codec_context, None)
 
-    def _decode(self, stream, packet) -> list:
+    def _decode(self, context, packet) -> list:
+        num_pixels = context.width * context.height
         try:
-            return stream.codec_context.decode(packet)
+            return context.decode(packet)
         except self.av.error.FFmpegError as error:
-            # Damage; which frames it costs shows when they don't come.
             if isinstance(error, MemoryError):
                 raise
+            # After a frame beyond its limit FFmpeg has that frame's size, or none.
+            is_too_large = num_pixels and not 0 < context.width * context.height <= (self.max_pixels or math.inf)
+            if self.max_pixels is not None and is_too_large:
+                raise ValueError(
+                    f"A frame inside the video {self.name} has more than {self.max_pixels} pixels (`max_pixels` of the "
+                    "processor). Make it smaller, or set `max_pixels` higher if you trust where it comes from."
+                ) from error
+            # Damage; which frames it costs shows when they don't come.
             return []
 
 
