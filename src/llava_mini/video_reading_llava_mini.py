@@ -31,6 +31,7 @@ class VideoFile:
         self.file = file
         self.name = name
         self.max_pixels = max_pixels
+        self.num_errors = 0
 
     def survey(self) -> FrameTable:
         """
@@ -56,6 +57,8 @@ class VideoFile:
             with self._open() as container:
                 shown = [frame.pts for frame in self._frames(container)]
             table = clock.make_table(np.arange(len(shown)), shown, is_by_number=True)
+            if self.num_errors:
+                table.num_lost = max(len(set(packets.stamps)) - len(shown), 0)
         self._check_survey(table, clock.announced, packets.count)
         return table
 
@@ -241,6 +244,7 @@ class VideoFile:
                     "processor). Make it smaller, or set `max_pixels` higher if you trust where it comes from."
                 ) from error
             # Damage; which frames it costs shows when they don't come.
+            self.num_errors += 1
             return []
 
 
@@ -250,6 +254,7 @@ class _Loss:
     def __init__(self, name: str, table: FrameTable):
         self._name = name
         self._starts = table.starts
+        self._num_lost = table.num_lost
         self._stretches: list[tuple[int, int]] = []
 
     def add(self, start: int, end: int):
@@ -264,15 +269,16 @@ class _Loss:
         Raises:
             ValueError: more is missing than `min_decodable_share` allows.
         """
-        missing = sum(end - start for start, end in self._stretches)
+        missing = self._num_lost + sum(end - start for start, end in self._stretches)
         if not missing:
             return
         places = [f"{self._starts[start]:.2f}-{self._starts[end - 1]:.2f} s" for start, end in self._stretches]
         if len(places) > MAX_NAMED_STRETCHES:
             places = [*places[:MAX_NAMED_STRETCHES], f"{len(places) - MAX_NAMED_STRETCHES} more"]
-        share = missing / num_frames
-        text = f"{missing} of the first {num_frames} frames ({share:.1%}) can't be decoded, at {', '.join(places)}"
-        if missing == num_frames or 1 - share < min_decodable_share:
+        share = missing / (num_frames + self._num_lost)
+        text = f"{missing} of {num_frames + self._num_lost} frames ({share:.1%}) can't be decoded"
+        text += f", at {', '.join(places)}" if places else ""
+        if share == 1 or 1 - share < min_decodable_share:
             raise ValueError(
                 f"The video {self._name} is damaged: {text}; at least {min_decodable_share:.0%} have to be "
                 "(`min_decodable_share` of the video processor). Repair the file by re-encoding."

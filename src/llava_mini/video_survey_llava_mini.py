@@ -54,6 +54,7 @@ class FrameTable:
             What a decoded frame is known by: its time stamp, or its number when `is_by_number`.
         starts (`np.ndarray` of shape `(frames,)`): seconds from the first frame to each.
         is_by_number (`bool`): whether the frames were counted by decoding them all.
+        num_lost (`int`): frames that the file has packets for and that could not be decoded in counting.
         metadata (`FrameTimes`): what is handed on.
     """
 
@@ -61,6 +62,7 @@ class FrameTable:
     starts: np.ndarray
     is_by_number: bool
     metadata: FrameTimes
+    num_lost: int = 0
 
     def find(self, stamp: int | None) -> int | None:
         """The index of the frame with this stamp."""
@@ -83,6 +85,7 @@ class PacketSurvey:
         self._first: int | None = None
         self._last_dts = self._latest = self._before_group = -math.inf
         self._trial: list[int | None] | None = []
+        self._is_damaged = False
 
     def add(self, packet):
         """Takes in a packet, in the file's order; the empty one at the end too."""
@@ -127,14 +130,17 @@ class PacketSurvey:
         """Compares the first packets with the frames that they give, unless that is done."""
         if self._trial is not None:
             self._try(None)
-            self._is_regular = self._is_regular and self._trial == sorted(self.stamps)
+            # Of damaged packets no frame comes, which is no irregularity.
+            expected = set(self._trial) if self._is_damaged else set(self.stamps)
+            is_each = self._trial == sorted(expected) and expected <= set(self.stamps)
+            self._is_regular = self._is_regular and is_each
             self._trial = None
 
     def _try(self, packet):
         try:
             self._trial += [frame.pts for frame in self._context.decode(packet)]
         except self._av.error.FFmpegError:
-            self._is_regular = False
+            self._is_damaged = True
 
 
 class Clock:
@@ -161,7 +167,8 @@ class Clock:
             starts, duration = np.arange(total) * step, total * step or None
         else:
             starts = self._starts(np.array(shown, dtype=np.int64))
-            duration = self._end(starts) or None
+            # FFmpeg's own unit of time is the microsecond.
+            duration = round(self._end(starts), 6) or None
         fps = total / duration if duration else None
         is_true = not (fps and self.rate) or (
             abs(total / self.rate - duration) <= RATE_TOLERANCE * duration + 1 / self.rate
@@ -179,8 +186,9 @@ class Clock:
     def _starts(self, shown: np.ndarray) -> np.ndarray:
         steps = np.diff(shown) * self.unit
         usual = 1 / self.rate if self.rate else float(np.median(np.abs(steps))) if len(steps) else 0.0
-        # Stamps a little out of order are those of decoding, of frames in order of display.
-        is_restart = steps < -NUM_TRIAL_FRAMES * usual
+        # Stamps a little out of order, but each its own, are those of decoding, of frames in order of display.
+        is_reordered = len(np.unique(shown)) == len(shown)
+        is_restart = steps < (-NUM_TRIAL_FRAMES * usual if is_reordered else 0)
         if self.may_jump:
             is_restart |= steps > LONGEST_PAUSE_SECONDS
         parts = np.split(shown, np.flatnonzero(is_restart) + 1)
