@@ -125,7 +125,7 @@ def test_what_the_chat_template_takes_is_streamed(parts, video):
         {"type": "video", "video": frames},
         {"type": "video", "video": list(frames)},
         {"type": "video", "video": [image, image]},
-        {"type": "video", "url": str(video), "video": None},
+        {"type": "video", "url": str(video)},
         {"type": "image", "image": PIL.Image.open(image)},
         {"type": "image", "url": image},
         {"type": "image_url", "image_url": image},
