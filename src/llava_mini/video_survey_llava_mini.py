@@ -80,7 +80,8 @@ class PacketSurvey:
         self._av = av
         self._context = stream.codec_context
         # In MPEG streams fields of one picture come in packets of their own, or not: only decoding tells.
-        has_fields = self._context.field_order not in WHOLE_PICTURES
+        # (PyAV before 15 does not say.)
+        has_fields = getattr(self._context, "field_order", 0) not in WHOLE_PICTURES
         self._is_regular = not (has_fields and container.format.flags & CLOCK_MAY_JUMP)
         self._first: int | None = None
         self._last_dts = self._latest = self._before_group = -math.inf
