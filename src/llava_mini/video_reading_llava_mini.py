@@ -160,9 +160,6 @@ class VideoFile:
             # A name with a colon would be a protocol's.
             options = {}
             target = f"file:{self.file}"
-        if self.max_pixels is not None:
-            # Also for frames that are larger than the header says.
-            options["max_pixels"] = str(self.max_pixels)
         # Titles in other encodings than UTF-8 are no reason to refuse pictures.
         with self.av.open(target, options=options, metadata_errors="replace") as container:
             yield container
@@ -178,6 +175,7 @@ class VideoFile:
             raise ValueError(f"The video {self.name} is in a format that PyAV can't decode. Re-encode it.")
         check_num_pixels(context.width, context.height, self.max_pixels, f"A frame of the video {self.name}")
         if self.max_pixels is not None:
+            # Also for frames that are larger than the header says.
             context.options = {"max_pixels": str(self.max_pixels)}
         return streams[0]
 
