@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from transformers import AutoVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from llava_mini import LlavaMiniConfig, LlavaMiniImageProcessor, LlavaMiniVideoProcessor, video_processing_llava_mini
+from llava_mini import LlavaMiniConfig, LlavaMiniImageProcessor, LlavaMiniVideoProcessor, video_reading_llava_mini
+from llava_mini.video_survey_llava_mini import PacketSurvey
 
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess"
@@ -146,9 +147,9 @@ def test_metadata_on_request(video):
 
 def test_only_wanted_frames_are_kept(video, monkeypatch):
     converted = []
-    original = video_processing_llava_mini.upright_pixels
+    original = video_reading_llava_mini.upright_pixels
     monkeypatch.setattr(
-        video_processing_llava_mini, "upright_pixels", lambda frame: converted.append(frame) or original(frame)
+        video_reading_llava_mini, "upright_pixels", lambda frame: converted.append(frame) or original(frame)
     )
     frames, _ = LlavaMiniVideoProcessor(**SMALL).fetch_videos(str(video), lambda metadata: np.array([3, 3, 50]))
     assert len(converted) == 2 and frames.shape == (3, 3, 48, 64)
@@ -297,9 +298,8 @@ def test_rotation_metadata_turns_frames_upright(tmp_path):
 
 def test_field_coded_or_hidden_frames_are_counted_by_decoding(tmp_path, monkeypatch):
     path = write_video(tmp_path / "video.mp4", grey_frames(30))
-    original = video_processing_llava_mini._probe
-    # A container that speaks of twice the frames, as one with a packet for each field.
-    monkeypatch.setattr(video_processing_llava_mini, "_probe", lambda *args: VideoMetadata(60, fps=original(*args).fps))
+    # A file whose packets tell nothing, as one with a packet for each field.
+    monkeypatch.setattr(PacketSurvey, "is_reliable", lambda survey: False)
     (metadata,) = LlavaMiniVideoProcessor(**SMALL)(path, return_metadata=True)["video_metadata"]
     assert metadata.total_num_frames == 30 and list(metadata.frames_indices) == [5, 14, 24]
     assert frame_indices(path) == [5, 14, 24]

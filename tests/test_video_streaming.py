@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -99,12 +100,46 @@ def test_leaving_early_ends_the_worker(parts, video):
     assert threading.active_count() == before
 
 
-def test_early_end_is_an_error_with_the_time(parts, video):
+@pytest.mark.parametrize("sampling", [{}, {"num_frames": 3}], ids=str)
+def test_frames_are_streamed_as_the_processor_takes_them(parts, sampling, tmp_path):
     _, processor = parts
-    stream = VideoStream(video, processor.video_processor, fps=2)
-    stream.metadata.total_num_frames, stream.indices = 80, [*stream.indices, 79]
-    with pytest.raises(ValueError, match=r"ends early, at 25.00 s: frame 79 of 80 \(39.50 s\)"):
-        list(stream)
+    frames = np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), np.uint8)
+    images = [PIL.Image.fromarray(frame) for frame in frames]
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+    for image, path in zip(images, paths):
+        image.save(path)
+    expected = processor.video_processor(images, **sampling)["pixel_values_videos"][0]
+    tensor = torch.from_numpy(frames)
+    for video in (images, frames, list(frames), tensor, tensor.permute(0, 3, 1, 2), frames.astype(np.float32), paths):
+        stream = VideoStream(video, processor.video_processor, **sampling, frames_per_chunk=2)
+        assert torch.equal(torch.cat(list(stream)), expected)
+    with pytest.raises(ValueError, match="different sizes"):
+        list(VideoStream([images[0], images[1].resize((9, 9))], processor.video_processor, frames_per_chunk=1))
+
+
+def test_what_the_chat_template_takes_is_streamed(parts, video):
+    _, processor = parts
+    image = str(Path(__file__).parent / "golden/preprocess/image0.png")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
+    for part in (
+        {"type": "video", "video": frames},
+        {"type": "video", "video": list(frames)},
+        {"type": "video", "video": [image, image]},
+        {"type": "video", "url": str(video)},
+        {"type": "image", "image": PIL.Image.open(image)},
+        {"type": "image", "url": image},
+        {"type": "image_url", "image_url": image},
+        {"type": "image_url", "image_url": {"url": image}},
+    ):
+        messages = [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}]
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        whole = processor.apply_chat_template(messages, **options)
+        streamed = prepare_streamed_inputs(processor, messages)
+        assert torch.equal(streamed["input_ids"], whole["input_ids"])
+        if "pixel_values" in whole:
+            assert torch.equal(streamed["pixel_values"], whole["pixel_values"])
+        else:
+            assert torch.equal(torch.cat(list(streamed["pixel_values_videos"][0])), whole["pixel_values_videos"][0])
 
 
 def test_refusals(parts, video, tmp_path):
@@ -115,6 +150,9 @@ def test_refusals(parts, video, tmp_path):
         VideoStream(tmp_path / "missing.mp4", processor.video_processor)
     with pytest.raises(ValueError, match="exclude each other"):
         VideoStream(video, processor.video_processor, fps=1, num_frames=2)
+    for empty in ([], np.zeros((0, 8, 9, 3), np.uint8)):
+        with pytest.raises(ValueError, match="no frames|0 videos"):
+            VideoStream(empty, processor.video_processor)
     messages = [{"role": "user", "content": [{"type": "video"}]}]
     with pytest.raises(ValueError, match="has no source"):
         prepare_streamed_inputs(processor, messages)

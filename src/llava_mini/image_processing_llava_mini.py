@@ -20,6 +20,7 @@ from .image_processing_pil_llava_mini import (
     resize_passes,
     square_padding,
 )
+from .image_reading_llava_mini import MAX_PIXELS
 
 
 class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
@@ -52,6 +53,7 @@ class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
         do_normalize: bool,
         image_mean: tuple[float, ...],
         image_std: tuple[float, ...],
+        max_pixels: int | None,
         **kwargs,
     ) -> torch.Tensor:
         """
@@ -59,7 +61,7 @@ class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
         """
         crops = []
         for crop in cut_crops(images, resolution_ratio):
-            check_workload(*crop.shape[-2:], do_pad, size if do_resize else None)
+            check_workload(*crop.shape[-2:], do_pad, size if do_resize else None, max_pixels)
             if do_pad:
                 crop = tvF.pad(crop, list(square_padding(*crop.shape[-2:])), fill=padding_colour(crop, image_mean))
             if do_resize:
@@ -88,6 +90,9 @@ class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
     Args (also of a call):
         resolution_ratio (`int`, defaults to 1):
             N: N*N sub-images cut from the original image in row-major order, then the whole image; for 1 it alone.
+        max_pixels (`int`, *optional*, defaults to 89478485):
+            Refuse images with more pixels, by their header and before decoding; `None` for no limit but Pillow's own
+            (an error at twice `PIL.Image.MAX_IMAGE_PIXELS`).
         do_pad (`bool`, defaults to `True`):
             Pad each crop to a square with the mean colour (the authors' `image_aspect_ratio="pad"`). Without it the
             centre crop cuts the long sides.
@@ -100,7 +105,8 @@ class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
         the batch.
 
     Raises:
-        ValueError: an image that is empty, damaged, smaller than N pixels a side, or out of the range of values.
+        ValueError: an image that is empty, damaged, too large, smaller than N pixels a side, or out of the range of
+            values.
     """
 
     model_input_names = ["pixel_values"]
@@ -119,6 +125,7 @@ class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     resolution_ratio = 1
+    max_pixels = MAX_PIXELS
 
     def __init__(self, **kwargs: Unpack[LlavaMiniImageProcessorKwargs]):
         super().__init__(**kwargs)

@@ -1,19 +1,10 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""Images to pixels with Pillow alone: the authors' numbers. Also what every backend shares, reading and cutting."""
+"""Images to pixels with Pillow alone: the authors' numbers. Also what every backend shares: checks and cutting."""
 
-import base64
 import os
-import shutil
-import tempfile
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
-from typing import IO
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
@@ -29,12 +20,17 @@ from transformers.image_utils import (
     is_valid_image,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType, is_torch_tensor
+from transformers.utils import TensorType
 
-
-URL_TIMEOUT_SECONDS = 60
-# Some hosts refuse the default agent of urllib.
-URL_HEADERS = {"User-Agent": "llava-mini-hf"}
+from .image_reading_llava_mini import (
+    MAX_PIXELS,
+    as_array,
+    check_num_pixels,
+    describe_image,
+    open_image,
+    pillow_pixels,
+    to_8_bit,
+)
 
 
 class LlavaMiniImageProcessorKwargs(ImagesKwargs, total=False):
@@ -43,125 +39,12 @@ class LlavaMiniImageProcessorKwargs(ImagesKwargs, total=False):
         resolution_ratio (`int`, *optional*):
             N: the image is cut into N*N sub-images in row-major order, and the whole image follows them (N > 1), or is
             taken alone (N = 1). Has to be the model's.
+        max_pixels (`int`, *optional*):
+            Refuse images with more pixels, from the header and before decoding; `None` is no limit.
     """
 
     resolution_ratio: int | None
-
-
-@contextmanager
-def open_source(source: str | bytes | os.PathLike, kind: str) -> Iterator[str | IO[bytes]]:
-    """
-    A path, URL, base64 string or bytes as something that decoders open: a path or a seekable binary file.
-
-    Args:
-        source: local path, `http(s)://` URL, `data:` URL, base64 text or the bytes of a file.
-        kind (`str`): "image" or "video", for the error message.
-
-    Raises:
-        ValueError: the source can't be read.
-    """
-    if isinstance(source, bytes):
-        yield BytesIO(source)
-        return
-    source = os.fspath(source)
-    if source.startswith(("http://", "https://")):
-        with tempfile.NamedTemporaryFile() as file:
-            try:
-                request = urllib.request.Request(source, headers=URL_HEADERS)
-                with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
-                    shutil.copyfileobj(response, file)
-            except OSError as error:
-                raise ValueError(f"Could not download the {kind} {source}: {error}.") from error
-            file.seek(0)
-            yield file
-    elif os.path.isfile(source):
-        yield source
-    else:
-        encoded = source.partition(",")[2] if source.startswith("data:") else source
-        try:
-            content = base64.b64decode("".join(encoded.split()), validate=True)
-        except ValueError as error:
-            raise ValueError(
-                f"Got {source[:80]!r} as {kind}, which is no file here, no http(s) URL and no base64. Pass one of "
-                "these, or check the path."
-            ) from error
-        yield BytesIO(content)
-
-
-def open_image(source: str | bytes | os.PathLike) -> PIL.Image.Image:
-    """
-    The image at a path, URL, base64 string or in bytes, upright and in RGB.
-
-    Raises:
-        ValueError: it can't be read or is no image.
-    """
-    try:
-        with open_source(source, "image") as file, PIL.Image.open(file) as image:
-            return to_rgb(image)
-    except PIL.UnidentifiedImageError as error:
-        name = source[:80] if isinstance(source, (str, bytes)) else source
-        raise ValueError(f"Got {name!r} as image, which is in no format that Pillow knows, or no file here.") from error
-
-
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """
-    Any Pillow image as 8-bit RGB, upright as its EXIF orientation says. Transparency is dropped, as by the authors,
-    not blended onto a background. 16-bit grey is scaled, where Pillow's own conversion would clip it to white.
-
-    Raises:
-        ValueError: the file behind the image is damaged, or its values are beyond 16 bits.
-    """
-    try:
-        image = PIL.ImageOps.exif_transpose(image)
-        if image.mode == "I" and image.getextrema()[1] > 255 or image.mode.startswith("I;16"):
-            image = PIL.Image.fromarray(to_8_bit(np.asarray(image), is_16_bit=True))
-        elif image.mode == "P" and "transparency" in image.info:
-            # In one step Pillow warns about palettes with several transparent colours.
-            image = image.convert("RGBA")
-        return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"The image can't be decoded, its file is damaged or cut off: {error}.") from error
-
-
-def as_array(pixels: np.ndarray | torch.Tensor) -> np.ndarray:
-    """A numpy array of an array or a tensor on any device."""
-    if is_torch_tensor(pixels):
-        pixels = pixels.detach().cpu()
-        # numpy knows no bfloat16.
-        return (pixels.float() if pixels.is_floating_point() else pixels).numpy()
-    return pixels
-
-
-def to_8_bit(array: np.ndarray, do_rescale: bool = True, is_16_bit: bool = False) -> np.ndarray:
-    """
-    Pixels of any type as 8-bit. Floating-point pixels have to be in 0..255; those in 0..1 stay as they are when
-    `do_rescale` is off.
-
-    Raises:
-        ValueError: values out of range, or in 0..1 although they would be rescaled once more.
-    """
-    if array.dtype == np.uint8 or array.size == 0:
-        return array
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    low, high = array.min(), array.max()
-    largest = 65535 if is_16_bit or array.dtype == np.uint16 else 255
-    if not (low >= 0 and high <= largest):
-        raise ValueError(
-            f"The image has values from {low} to {high}; expected 0..{largest} (0..65535 in `uint16`, or 0..1 in "
-            "floating point with `do_rescale=False`)."
-        )
-    if largest == 65535:
-        return (array / 257).round().astype(np.uint8)
-    if np.issubdtype(array.dtype, np.floating) and high <= 1:
-        if not do_rescale:
-            return array.astype(np.float32)
-        if high > 0:
-            raise ValueError(
-                f"The image has floating-point values up to {high:.3g}, so it is rescaled already, but `do_rescale` "
-                "is on. Pass `do_rescale=False`, or the image as integers in 0..255."
-            )
-    return array.round().astype(np.uint8)
+    max_pixels: int | None
 
 
 def count_crops(resolution_ratio: int) -> int:
@@ -210,12 +93,12 @@ def padding_colour(image: np.ndarray | torch.Tensor, image_mean: tuple[float, ..
     return [int(mean * 255) / unit for mean in image_mean]
 
 
-def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None) -> None:
+def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None, max_pixels: int | None) -> None:
     """
     Refuses shapes that padding or resizing would blow up (a line of 60000x1 pixels becomes a 60000x60000 square).
 
     Raises:
-        ValueError: the picture in between would have more pixels than Pillow's `MAX_IMAGE_PIXELS`.
+        ValueError: the picture in between would have more than `max_pixels`, and than their default.
     """
     short, long = sorted((height, width))
     if do_pad:
@@ -223,10 +106,11 @@ def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None)
     pixels = short * long
     if size is not None and size.shortest_edge:
         pixels = max(pixels, size.shortest_edge**2 * long // short)
-    if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
+    # A limit for what comes from outside can be lower than the size that the model itself needs.
+    if max_pixels is not None and pixels > max(max_pixels, MAX_PIXELS):
         raise ValueError(
             f"An image or crop of {width}x{height} pixels is too long: on the way it would grow to {pixels} pixels, "
-            f"more than {PIL.Image.MAX_IMAGE_PIXELS} (`PIL.Image.MAX_IMAGE_PIXELS`). Cut it into shorter pieces."
+            f"more than {max(max_pixels, MAX_PIXELS)} (`max_pixels` of the processor). Cut it into shorter pieces."
         )
 
 
@@ -264,14 +148,19 @@ def check_same_size(pixels: list) -> list:
 
 
 class LlavaMiniImageInputMixin:
-    """How every backend reads images and checks `resolution_ratio`, so that the backends can't drift apart."""
+    """How every backend reads images and checks its settings, so that the backends can't drift apart."""
 
-    def fetch_images(self, image_url_or_urls: ImageInput | str | bytes | os.PathLike | list):
-        """Opens paths, URLs, base64 strings and bytes with Pillow, in nested lists too; images pass through."""
+    def fetch_images(self, image_url_or_urls: ImageInput | str | bytes | os.PathLike | list, **kwargs):
+        """
+        Opens paths, URLs, base64 strings and bytes with Pillow, in nested lists too; images pass through.
+
+        Args:
+            max_pixels (`int`, *optional*): as the processor's, which is the default.
+        """
         if isinstance(image_url_or_urls, (list, tuple)):
-            return [self.fetch_images(image) for image in image_url_or_urls]
+            return [self.fetch_images(image, **kwargs) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, (str, bytes, os.PathLike)):
-            return open_image(image_url_or_urls)
+            return open_image(image_url_or_urls, kwargs.get("max_pixels", self.max_pixels))
         if is_valid_image(image_url_or_urls):
             # Lists of images are told from images by their dimensions, so grey ones need a channel.
             is_grey = getattr(image_url_or_urls, "ndim", 3) == 2
@@ -281,25 +170,32 @@ class LlavaMiniImageInputMixin:
             "tensor, a path, a URL, base64 or bytes."
         )
 
+    def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs: Unpack[LlavaMiniImageProcessorKwargs]):
+        # The base class opens them too, but without the call's own settings.
+        images = self.fetch_images(images, max_pixels=kwargs["max_pixels"])
+        return super()._prepare_image_like_inputs(images, *args, **kwargs)
+
     def process_image(
         self,
         image: ImageInput,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         do_rescale: bool | None = True,
+        max_pixels: int | None = None,
         **kwargs: Unpack[LlavaMiniImageProcessorKwargs],
     ) -> np.ndarray:
         """
         One image as `(3, height, width)`: 8-bit, or floating point in 0..1 when it came so and `do_rescale` is off.
 
         Raises:
-            ValueError: no pixels, values out of range, or channels that are no image's.
+            ValueError: no or too many pixels, values out of range, or channels that are no image's.
         """
         if isinstance(image, PIL.Image.Image):
             if not do_convert_rgb and image.mode != "RGB":
                 raise ValueError(f"The image has mode {image.mode!r}; only RGB works without `do_convert_rgb`.")
             _check_not_empty(*image.size)
-            return np.moveaxis(np.array(to_rgb(image)), -1, 0)
+            check_num_pixels(*image.size, max_pixels, describe_image(image))
+            return pillow_pixels(image, do_rescale)
         image = as_array(image)
         if image.ndim == 2:
             image, input_data_format = image[None], ChannelDimension.FIRST
@@ -308,6 +204,7 @@ class LlavaMiniImageInputMixin:
         if input_data_format == ChannelDimension.LAST:
             image = np.moveaxis(image, -1, 0)
         _check_not_empty(image.shape[-1], image.shape[-2])
+        check_num_pixels(image.shape[-1], image.shape[-2], max_pixels)
         image = to_8_bit(image, do_rescale)
         channels = image.shape[0]
         if channels != 3 and not (do_convert_rgb and channels in (1, 4)):
@@ -317,10 +214,12 @@ class LlavaMiniImageInputMixin:
             )
         return np.repeat(image, 3, axis=0) if channels == 1 else image[:3]
 
-    def _standardize_kwargs(self, resolution_ratio: int | None = None, **kwargs) -> dict:
-        if resolution_ratio is not None and not (isinstance(resolution_ratio, int) and resolution_ratio >= 1):
-            raise ValueError(f"`resolution_ratio` is {resolution_ratio!r}, but has to be an integer of at least 1.")
-        return {**super()._standardize_kwargs(**kwargs), "resolution_ratio": resolution_ratio}
+    def _standardize_kwargs(self, resolution_ratio: int | None = None, max_pixels: int | None = None, **kwargs) -> dict:
+        settings = {"resolution_ratio": resolution_ratio, "max_pixels": max_pixels}
+        for name, value in settings.items():
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"`{name}` is {value!r}, but has to be an integer of at least 1.")
+        return {**super()._standardize_kwargs(**kwargs), **settings}
 
 
 def _check_not_empty(width: int, height: int) -> None:
@@ -335,6 +234,9 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
     Args (also of a call):
         resolution_ratio (`int`, defaults to 1):
             N: N*N sub-images cut from the original image in row-major order, then the whole image; for 1 it alone.
+        max_pixels (`int`, *optional*, defaults to 89478485):
+            Refuse images with more pixels, by their header and before decoding; `None` for no limit but Pillow's own
+            (an error at twice `PIL.Image.MAX_IMAGE_PIXELS`).
         do_pad (`bool`, defaults to `True`):
             Pad each crop to a square with the mean colour (the authors' `image_aspect_ratio="pad"`). Without it the
             centre crop cuts the long sides.
@@ -346,7 +248,8 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
         the batch.
 
     Raises:
-        ValueError: an image that is empty, damaged, smaller than N pixels a side, or out of the range of values.
+        ValueError: an image that is empty, damaged, too large, smaller than N pixels a side, or out of the range of
+            values.
     """
 
     model_input_names = ["pixel_values"]
@@ -365,6 +268,7 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
     do_rescale = True
     do_normalize = True
     resolution_ratio = 1
+    max_pixels = MAX_PIXELS
 
     def __init__(self, **kwargs: Unpack[LlavaMiniImageProcessorKwargs]):
         super().__init__(**kwargs)
@@ -400,10 +304,11 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
         do_normalize: bool,
         image_mean: tuple[float, ...],
         image_std: tuple[float, ...],
+        max_pixels: int | None,
         **kwargs,
     ) -> np.ndarray:
         """One crop `(3, height, width)` to the vision tower's pixels `(3, crop height, crop width)`."""
-        check_workload(*crop.shape[-2:], do_pad, size if do_resize else None)
+        check_workload(*crop.shape[-2:], do_pad, size if do_resize else None, max_pixels)
         if do_pad:
             left, top, right, bottom = square_padding(*crop.shape[-2:])
             colour = padding_colour(crop, image_mean)

@@ -15,14 +15,11 @@ from collections.abc import Iterator
 import torch
 from tqdm.auto import tqdm
 from transformers import BatchFeature, ProcessorMixin
+from transformers.video_utils import VideoInput, VideoMetadata
 
-from .video_processing_llava_mini import (
-    LlavaMiniVideoProcessor,
-    iterate_frames,
-    probe_video,
-    resize_nearest,
-    upright_pixels,
-)
+from .image_processing_pil_llava_mini import check_same_size
+from .video_processing_llava_mini import LlavaMiniVideoProcessor
+from .video_reading_llava_mini import open_video, resize_nearest
 
 
 DEFAULT_FRAMES_PER_CHUNK = 16
@@ -32,10 +29,11 @@ CHUNKS_AHEAD = 2
 
 class VideoStream:
     """
-    One video file as chunks of pixels `(n, K, 3, height, width)`; iterating reads it from the start.
+    One video as chunks of pixels `(n, K, 3, height, width)`, the video processor's; iterating reads it from the start.
 
     Args:
-        source (`str`, `bytes` or `os.PathLike`): path, URL, base64 or bytes of a video.
+        source (`VideoInput`, `bytes` or `os.PathLike`):
+            Path, URL, base64 or bytes of a video; or its frames, as images, arrays or the files of such.
         video_processor (`LlavaMiniVideoProcessor`): sampling rule, crops and pixels.
         fps (`float`, *optional*), num_frames (`int`, *optional*): as the video processor's; its own by default.
         frames_per_chunk (`int`): frames turned into pixels at a time.
@@ -43,15 +41,15 @@ class VideoStream:
 
     Attributes:
         num_frames (`int`): frames that will come.
-        duration (`float`, *optional*): seconds, when the frame rate is known.
+        duration (`float`, *optional*): seconds, when they are known.
 
     Raises:
-        ValueError: no video that can be read; while iterating, one that ends early or can't be decoded, with the time.
+        ValueError: no video that can be read; while iterating, one that is too damaged or changes its size.
     """
 
     def __init__(
         self,
-        source: str | bytes | os.PathLike,
+        source: VideoInput | bytes | os.PathLike,
         video_processor: LlavaMiniVideoProcessor,
         fps: float | None = None,
         num_frames: int | None = None,
@@ -60,12 +58,25 @@ class VideoStream:
     ):
         if frames_per_chunk < 1:
             raise ValueError(f"`frames_per_chunk` is {frames_per_chunk}, but has to be at least 1.")
-        self.source = source
+        # Nested as in a batch of chats: there a list of paths is one video's frames.
+        videos = video_processor.flatten_videos([[source]])
+        if len(videos) != 1:
+            raise ValueError(f"Got {len(videos)} videos as one. Pass each by itself.")
+        self.source = videos[0]
         self.video_processor = video_processor
         self.frames_per_chunk = frames_per_chunk
         self.show_progress = show_progress
-        self.metadata = probe_video(source)
-        self.indices = video_processor.sample_frames(self.metadata, fps=fps, num_frames=num_frames).tolist()
+        self._table = None
+        if isinstance(self.source, (str, bytes, os.PathLike)):
+            with open_video(self.source, video_processor.max_pixels) as video:
+                self._table = video.survey()
+            self.metadata = self._table.metadata
+        elif len(self.source):
+            self.metadata = VideoMetadata(total_num_frames=len(self.source))
+        else:
+            raise ValueError("The video has no frames. Leave it out.")
+        self.metadata.frames_indices = video_processor.sample_frames(self.metadata, fps=fps, num_frames=num_frames)
+        self.indices = self.metadata.frames_indices.tolist()
 
     @property
     def num_frames(self) -> int:
@@ -74,8 +85,8 @@ class VideoStream:
 
     @property
     def duration(self) -> float | None:
-        """Seconds, when the frame rate is known."""
-        return self.metadata.total_num_frames / self.metadata.fps if self.metadata.fps else None
+        """Seconds, when they are known."""
+        return self.metadata.duration
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         ready: queue.Queue = queue.Queue(maxsize=CHUNKS_AHEAD)
@@ -120,26 +131,17 @@ class VideoStream:
 
     def _wanted_frames(self) -> Iterator[torch.Tensor]:
         """The sampled frames `(3, height, width)` in order, a frame that is wanted twice coming twice."""
-        size = None if self.video_processor.keep_aspect_ratio else self.video_processor.crop_size
-        wanted, seen = 0, -1
-        for seen, frame in enumerate(iterate_frames(self.source)):
-            if seen != self.indices[wanted]:
-                continue
-            pixels = upright_pixels(frame)
-            pixels = pixels if size is None else resize_nearest(pixels, size)
-            while wanted < self.num_frames and self.indices[wanted] == seen:
-                yield pixels
-                wanted += 1
-            if wanted == self.num_frames:
-                return
-        raise ValueError(
-            f"The video ends early, at {self._time(seen + 1)}: frame {self.indices[wanted]} of "
-            f"{self.metadata.total_num_frames} ({self._time(self.indices[wanted])}) is wanted, but only {seen + 1} can "
-            "be decoded. Repair the file by re-encoding, or sample fewer frames."
-        )
-
-    def _time(self, frame: int) -> str:
-        return f"{frame / self.metadata.fps:.2f} s" if self.metadata.fps else f"frame {frame}"
+        processor = self.video_processor
+        size = None if processor.keep_aspect_ratio else processor.crop_size
+        if self._table is not None:
+            with open_video(self.source, processor.max_pixels) as video:
+                yield from video.read(self._table, self.indices, size, processor.min_decodable_share)
+            return
+        first = None
+        for frame in processor.pick_frames(self.source, self.indices, processor.do_rescale, processor.max_pixels):
+            first = frame if first is None else first
+            check_same_size([first, frame])
+            yield frame if size is None else resize_nearest(frame, size)
 
     def _to_pixels(self, frames: list[torch.Tensor]) -> torch.Tensor:
         output = self.video_processor(
@@ -161,7 +163,7 @@ def prepare_streamed_inputs(
 
     Args:
         processor (`LlavaMiniProcessor`).
-        conversation: messages; videos as `{"type": "video", "path" | "url" | "video": source}`, images likewise.
+        conversation: messages as for `apply_chat_template`; a `"video"` may be frames too.
         fps, num_frames, frames_per_chunk, show_progress: see `VideoStream`.
 
     Returns:
@@ -172,11 +174,11 @@ def prepare_streamed_inputs(
     """
     parts = [p for message in conversation if not isinstance(message["content"], str) for p in message["content"]]
     streams = [
-        VideoStream(_source(part), processor.video_processor, fps, num_frames, frames_per_chunk, show_progress)
+        VideoStream(_source(part, "video"), processor.video_processor, fps, num_frames, frames_per_chunk, show_progress)
         for part in parts
         if part["type"] == "video"
     ]
-    images = [_source(part) for part in parts if part["type"] in ("image", "image_url")]
+    images = [_source(part, "image") for part in parts if part["type"] in ("image", "image_url")]
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     pieces = text.split(processor.video_token)
     text = pieces[0]
@@ -194,13 +196,13 @@ def prepare_streamed_inputs(
     return BatchFeature(inputs)
 
 
-def _source(part: dict):
-    for name in ("path", "url", "base64", "image", "video"):
-        if name in part:
-            return part[name]
-    if "image_url" in part:
-        return part["image_url"]["url"]
-    raise ValueError(f"A part of type {part['type']!r} has no source: give it a 'path', 'url' or {part['type']!r}.")
+def _source(part: dict, kind: str):
+    for name in (kind, "url", "path", "base64", "image_url"):
+        if part.get(name) is not None:
+            source = part[name]
+            # OpenAI's own form, and a frequent shortening of it.
+            return source["url"] if name == "image_url" and isinstance(source, dict) else source
+    raise ValueError(f"A part of type {part['type']!r} has no source: give it a 'path', 'url' or {kind!r}.")
 
 
 __all__ = ["VideoStream", "prepare_streamed_inputs"]
