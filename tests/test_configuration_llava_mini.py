@@ -63,7 +63,7 @@ def read_and_build(folder, values):
 @pytest.mark.parametrize("share", range(2))
 @pytest.mark.parametrize("kind", ["ours", "theirs"])
 def test_changed_configurations_are_read_or_refused(tmp_path, kind, share):
-    """Every setting with strange values (one in twenty of them in each test, which take seconds): nothing but ValueError comes out."""
+    """Settings with strange values, one in twenty of all pairs a test: nothing but ValueError comes out."""
     if kind == "ours":
         folder = tmp_path / "model"
         tiny_model().save_pretrained(folder)
