@@ -82,7 +82,7 @@ def convert(
     output = Path(output_dir).resolve()
     if expected:
         read_numbers(Path(expected))  # so that an unusable directory is told now, not after minutes
-    check_no_input_is_inside(output, [Path(input_dir)])
+    check_no_input_is_inside(output, [path for path in (Path(input_dir),) if path.is_dir()])
     with atomic_directory(output, overwrite) as folder:
         source = locate(str(input_dir), Path(), CHECKPOINT_FILES, "give the authors' checkpoint")
         plan = plan_conversion(source, vision_tower, base_model, new_prefusion, chat_template, folder)

@@ -105,7 +105,7 @@ def read_vision_tower(name: str, relative_to: Path, needs_weights: bool = True) 
         )
     try:
         vision_config = CLIPVisionConfig.from_dict(config)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"{directory / 'config.json'} describes no CLIP. {error.__cause__ or error}") from error
     tensors: Tensors = {}
     ignored: dict[str, str] = {}

@@ -60,10 +60,10 @@ def read_and_build(folder, values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", range(4))
+@pytest.mark.parametrize("share", range(2))
 @pytest.mark.parametrize("kind", ["ours", "theirs"])
 def test_changed_configurations_are_read_or_refused(tmp_path, kind, share):
-    """Every setting with strange values (a quarter of them in each test): nothing but ValueError comes out."""
+    """Settings with strange values, one in twenty of all pairs a test: nothing but ValueError comes out."""
     if kind == "ours":
         folder = tmp_path / "model"
         tiny_model().save_pretrained(folder)
@@ -72,7 +72,7 @@ def test_changed_configurations_are_read_or_refused(tmp_path, kind, share):
     values = json.loads((folder / "config.json").read_text())
     cases = [(path, value) for path in leaves(values) for value in STRANGE]
     assert len(cases) > 1000
-    for path, value in cases[share::12]:
+    for path, value in cases[share::20]:
         read_and_build(folder, changed(values, path, value))
 
 

@@ -6,14 +6,18 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import is_torchvision_available
 
 from .configuration_llava_mini import LlavaMiniConfig
-from .image_processing_llava_mini import LlavaMiniImageProcessor
 from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
 from .original_llava_mini import CONVERT_HINT, LlavaMiniOriginalConfig, find_tower
 from .original_tokenizer_llava_mini import convert_tokenizer, tokenizer_directory
 from .processing_llava_mini import LlavaMiniProcessor
-from .video_processing_llava_mini import LlavaMiniVideoProcessor
+
+
+if is_torchvision_available():
+    from .image_processing_llava_mini import LlavaMiniImageProcessor
+    from .video_processing_llava_mini import LlavaMiniVideoProcessor
 
 
 CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
@@ -62,11 +66,14 @@ def convert_processor(
             f"{size} x {size} pixels: pass a tower whose files belong together with --vision-tower."
         )
     settings["resolution_ratio"] = config.resolution_ratio
-    image_processor_class = LlavaMiniImageProcessorPil if backend == "pil" else LlavaMiniImageProcessor
+    # Without torchvision images are read by Pillow, and videos are not.
+    has_torchvision = is_torchvision_available()
+    is_pil = backend == "pil" or not has_torchvision
+    image_processor_class = LlavaMiniImageProcessorPil if is_pil else LlavaMiniImageProcessor
     return LlavaMiniProcessor(
         image_processor=image_processor_class(**settings, do_pad=original_config.get("image_aspect_ratio") == "pad"),
         tokenizer=tokenizer,
-        video_processor=LlavaMiniVideoProcessor(**settings),
+        video_processor=LlavaMiniVideoProcessor(**settings) if has_torchvision else None,
         chat_template=template,
         compressor_size=config.compressor_size,
     )
