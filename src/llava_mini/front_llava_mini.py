@@ -38,6 +38,9 @@ from .visuals_llava_mini import (
 
 
 logger = logging.get_logger(__name__)
+# Text tokens that read at a time. Causality makes any number right; with all of them at once, the mask of a prompt as long
+# as Llama 3.1 allows would take 17 GB. No prompt that people type is longer.
+MAX_TEXT_QUERIES = 2048
 NOTHING_READ = (
     "A row with images or videos has no text that takes part in pre-fusion, so the question is not read beside them "
     "and answers are much worse. What has a label takes no part: set `labels` to -100 on all but the answers, or pass "
@@ -360,8 +363,11 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
             start += len(chunk.tokens)
             key_values = chunk.key_values
             if text.length:
-                fused, key_values = self.prefusion(text.embeds[own], key_values)  # (U, T, D)
-                text.add(own, fused)
+                fused = []
+                for part in text.embeds[own].split(MAX_TEXT_QUERIES, dim=1):
+                    outputs, key_values = self.prefusion(part, key_values)
+                    fused.append(outputs)
+                text.add(own, torch.cat(fused, dim=1))  # (U, T, D)
             key_values = key_values if keep_key_values else ()
             seen.append(LlavaMiniVisualChunk(chunk.tokens, key_values, attentions=chunk.attentions))
         return LlavaMiniVisualChunk.join(seen)

@@ -222,6 +222,20 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
+    @classmethod
+    def is_backend_compatible(cls) -> bool:
+        """
+        vLLM asks before it runs a model of transformers as its own, which of this one would leave out pre-fusion.
+
+        Raises:
+            ImportError: always; with our plugin vLLM does not ask.
+        """
+        raise ImportError(
+            "vLLM would run LLaVA-Mini's language model without pre-fusion, and answer wrongly. Install the plugin, `pip "
+            "install 'llava-mini-hf[vllm]'`, let vLLM load it (`VLLM_PLUGINS` unset or with 'llava_mini'), and leave "
+            "`--model-impl` out."
+        )
+
     get_image_features = _of_the_base_model(LlavaMiniModel.get_image_features)
     get_video_features = _of_the_base_model(LlavaMiniModel.get_video_features)
     encode_visuals = _of_the_base_model(LlavaMiniModel.encode_visuals)

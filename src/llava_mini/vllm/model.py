@@ -84,6 +84,7 @@ class LlavaMiniForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
         self.config: LlavaMiniConfig = vllm_config.model_config.hf_config
         self.memory_budget = read_budget(vllm_config)
         self.source = vllm_config.model_config.model
+        self.original = read_original_config(self.source, vllm_config.model_config.revision)
         with self._mark_tower_model(vllm_config, set(MODALITIES)):
             is_first = get_pp_group().is_first_rank
             self.front = build_front(self.config, vllm_config.model_config.dtype) if is_first else PPMissingLayer()
@@ -163,9 +164,8 @@ class LlavaMiniForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
         Raises:
             ValueError: the front lacks weights.
         """
-        original = read_original_config(self.source, self.config)
-        if original is not None:
-            weights = self._complete_original(rename_original(weights), original)
+        if self.original is not None:
+            weights = self._complete_original(rename_original(weights))
         loader = AutoWeightsLoader(self)
         loaded = loader.load_weights(drop_unread(weights, self.config), mapper=self.hf_to_vllm_mapper)
         if not isinstance(self.front, PPMissingLayer):
@@ -174,13 +174,13 @@ class LlavaMiniForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
                 raise ValueError(f"The checkpoint lacks {len(missing)} weights, such as {sorted(missing)[0]!r}.")
         return loaded
 
-    def _complete_original(self, weights: Weights, original: dict) -> Weights:
+    def _complete_original(self, weights: Weights) -> Weights:
         has_tower = False
         for name, tensor in weights:
             has_tower = has_tower or name.startswith(TOWER)
             yield name, tensor
         if not has_tower:
-            yield from read_tower(find_tower(original, self.source), self.front.compressor.query.dtype)
+            yield from read_tower(find_tower(self.original, self.source), self.front.compressor.query.dtype)
 
 
 def build_front(config: LlavaMiniConfig, dtype: torch.dtype) -> LlavaMiniFront:
@@ -205,9 +205,9 @@ def read_budget(vllm_config: VllmConfig) -> int | str | None:
     return options.get(BUDGET_OPTION) if isinstance(options, dict) else None
 
 
-def read_original_config(source: str, config: LlavaMiniConfig) -> dict | None:
+def read_original_config(source: str, revision: str | None) -> dict | None:
     """The authors' config.json, where the checkpoint is theirs."""
-    values, _ = PreTrainedConfig.get_config_dict(source)
+    values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     return values if values.get("model_type") == ORIGINAL_MODEL_TYPE else None
 
 

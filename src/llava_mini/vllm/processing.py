@@ -37,9 +37,9 @@ class LlavaMiniDataParser(MultiModalDataParser):
     """Takes videos that have not been decoded as well."""
 
     def _get_video_with_metadata(self, video):
-        if isinstance(video, MediaWithBytes) and isinstance(video.media, tuple):
-            video = video.media
-        return video if isinstance(video, (tuple, VideoFile)) else super()._get_video_with_metadata(video)
+        if isinstance(video, MediaWithBytes) and isinstance(video.media[0], VideoFile):
+            video = video.media[0]
+        return (video, None) if isinstance(video, VideoFile) else super()._get_video_with_metadata(video)
 
 
 class LlavaMiniProcessingInfo(BaseProcessingInfo):
