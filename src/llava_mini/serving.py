@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""`llava-mini serve`: transformers' own server, told about LLaVA-Mini."""
+"""`llava-mini serve`: transformers' own server, told about LLaVA-Mini; or vLLM's."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,12 +11,25 @@ from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 
 
 def add_serve_parser(commands: argparse._SubParsersAction):
-    """Adds `serve` to a command line; its options are those of `transformers serve`, which parses them itself."""
-    text = "run transformers' server (OpenAI's protocol) for a converted checkpoint"
+    """Adds `serve` to a command line; its options are those of the engine's server, which parses them itself."""
+    text = "run transformers' or, with --engine vllm, vLLM's server (OpenAI's protocol) for a converted checkpoint"
     # No character starts an option here, so that all of them, --help included, get through.
     command = commands.add_parser("serve", help=text, add_help=False, prefix_chars=" ")
     command.add_argument("options", nargs=argparse.REMAINDER)
-    command.set_defaults(function=lambda arguments: serve(arguments.options))
+    command.set_defaults(function=lambda arguments: serve_with_engine(arguments.options))
+
+
+def serve_with_engine(options: Sequence[str]):
+    """Takes `--engine` out of the options and hands the rest to the server that it names."""
+    parser = argparse.ArgumentParser(prog="llava-mini serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    chosen, rest = parser.parse_known_args(options)
+    if chosen.engine == "transformers":
+        return serve(rest)
+    # Not at the top: nothing of vLLM is imported unless it is asked for.
+    from llava_mini.vllm.serve import serve_vllm
+
+    return serve_vllm(rest)
 
 
 def serve(options: Sequence[str]):

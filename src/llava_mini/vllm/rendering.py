@@ -1,6 +1,8 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """Messages to ids: the tokenizer of any checkpoint, and prompts as `LlavaMiniProcessor` writes them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,11 +41,13 @@ class LlavaMiniRenderer(HfRenderer):
 
     def render_messages(self, messages, params):
         """As in the base class."""
-        return super().render_messages(self._break_placeholders(messages), as_parts(params))
+        with refusals():
+            return super().render_messages(self._break_placeholders(messages), as_parts(params))
 
     async def render_messages_async(self, messages, params):
         """As in the base class."""
-        return await super().render_messages_async(self._break_placeholders(messages), as_parts(params))
+        with refusals():
+            return await super().render_messages_async(self._break_placeholders(messages), as_parts(params))
 
     def _process_tokens(self, prompt, **kwargs):
         self._check_placeholders(prompt)
@@ -84,6 +88,15 @@ class LlavaMiniRenderer(HfRenderer):
             return message | {"content": content} if content is not None else message
 
         return [plain_message(message) if isinstance(message, dict) else message for message in messages]
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What vLLM raises as RuntimeError where a request asks for a local file or writes a URL of another form."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def as_parts(params):
