@@ -22,7 +22,6 @@ from checkpoint_io import (
 from config_mapping import list_defaults
 from conversion_report import Report, keep_original_files
 from hub import prepare_repository, push_to_hub, read_facts
-from key_mapping import ignored_reason, rename_key
 from model_layout import check_dtypes, check_tensors, common_dtype, expected_shapes
 from new_parts import PREFUSION_STARTS, PrefusionStart, fill_new_parts, grow_embeddings
 from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
@@ -36,6 +35,7 @@ from vision_tower import find_vision_tower
 
 from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from llava_mini.original_llava_mini import convert_config
+from llava_mini.original_names_llava_mini import ignored_reason, rename_key
 from llava_mini.original_processing_llava_mini import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
 
 

@@ -24,7 +24,7 @@ from checkpoint_io import (
 )
 from config_mapping import restore_config
 from conversion_report import ORIGINAL_FOLDER, REPORT_FILE, Report
-from key_mapping import ORIGINAL_TOWER, TOWER, rename_key, restore_key
+from key_mapping import ORIGINAL_TOWER, TOWER
 from model_layout import check_dtypes, check_tensors, expected_shapes
 from new_parts import EMBEDDINGS
 from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
@@ -33,6 +33,7 @@ from vision_tower import read_vision_tower
 
 from llava_mini import LlavaMiniConfig
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.original_names_llava_mini import rename_key, restore_key
 
 
 # The tower of the authors' releases, which DEFAULT_VISION_CONFIG describes.

@@ -11,13 +11,13 @@ import pytest
 import torch
 from checkpoint_io import LazyTensor, find_local, read_checkpoint
 from convert_llava_mini_weights_to_hf import convert, main
-from key_mapping import ignored_reason, rename_key
 from safetensors.torch import load_file, save_file
 from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 from verification import verify
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
+from llava_mini.original_names_llava_mini import ignored_reason, rename_key
 
 
 GOLDEN = Path(__file__).parent / "golden"

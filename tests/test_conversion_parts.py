@@ -11,7 +11,7 @@ from authors_layout import CONFIG, TOWER_PREFIX, all_tensors, change_json, write
 from checkpoint_io import LazyTensor
 from conversion_report import Report
 from convert_llava_mini_weights_to_hf import convert, split_rows
-from key_mapping import ORIGINAL_TOWER, ignored_reason, rename_key, restore_key, strip_training_prefix
+from key_mapping import ORIGINAL_TOWER, strip_training_prefix
 from model_layout import common_dtype
 from new_parts import ROWS_AT_A_TIME, fill_new_parts, grow_embeddings
 from to_original import DEFAULT_TOWER_NAME, _default_tower_name, to_original
@@ -20,6 +20,7 @@ from vision_tower import find_vision_tower
 
 from llava_mini import LlavaMiniConfig
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.original_names_llava_mini import ignored_reason, rename_key, restore_key
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,22 +7,21 @@ Source of the names and of the defaults: the authors' `llavamini_arch.py` and `m
 
 import os
 import re
+from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
-from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
 from .original_tokenizer_llava_mini import TOKENIZER_FILES, convert_tokenizer, tokenizer_directory
-from .pretrained_llava_mini import LlavaMiniPreTrainedModel
 
 
+# The class that a converted checkpoint is of.
+ARCHITECTURE = "LlavaMiniForConditionalGeneration"
 # What the authors' code takes where the configuration says nothing.
 ORIGINAL_DEFAULTS = {
     "compressor_size": 2,
@@ -92,7 +91,7 @@ def convert_config(
             vision_feature_select_strategy=SELECT_STRATEGIES[feature],
             num_projector_layers=num_projector_layers,
             dtype=dtype,
-            architectures=[LlavaMiniForConditionalGeneration.__name__],
+            architectures=[ARCHITECTURE],
         )
     except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(
@@ -202,66 +201,30 @@ def find_tower(original: dict, checkpoint: str | os.PathLike) -> str:
     return str(beside.resolve()) if beside.is_dir() else name
 
 
-_COMPRESSOR = r"^model\.compressor\."
-WEIGHT_MAPPING = [
-    WeightRenaming(r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
-    WeightRenaming(r"^model\.prefusion_layers\.", r"model.prefusion.layers."),
-    WeightRenaming(r"^model\.mm_projector\.(weight|bias)$", r"model.multi_modal_projector.linear_1.\1"),
-    # A sequence of linear layers with activations at the odd places.
-    *(
-        WeightRenaming(rf"^model\.mm_projector\.{2 * i}\.", rf"model.multi_modal_projector.linear_{i + 1}.")
-        for i in range(8)
-    ),
-    WeightRenaming(_COMPRESSOR + r"ln_q\.", r"model.compressor.query_norm."),
-    WeightRenaming(_COMPRESSOR + r"ln_kv\.", r"model.compressor.key_norm."),
-    WeightRenaming(_COMPRESSOR + r"attn\.out_proj\.", r"model.compressor.out_proj."),
-    WeightRenaming(r"^model\.vision_tower\.vision_tower\.vision_model\.", r"model.vision_tower."),
-    *(
-        WeightConverter(
-            f"compressor.attn.in_proj_{kind}",
-            [f"compressor.{part}_proj.{kind}" for part in "qkv"],
-            operations=[Chunk(dim=0)],
-        )
-        for kind in ("weight", "bias")
-    ),
-]
-
-
-class LlavaMiniLlamaForCausalLM(LlavaMiniForConditionalGeneration):
-    """
-    The authors' name of the model, under which their weights load. A mapping for the model itself would also rename
-    what it saves.
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", r"embeddings\.position_ids$"]
-
-
-register_checkpoint_conversion_mapping(LlavaMiniLlamaForCausalLM.__name__, WEIGHT_MAPPING, overwrite=True)
-
-
 def load_original(
-    model_class: type[LlavaMiniForConditionalGeneration] | type[LlavaMiniModel],
+    load: Callable[..., tuple[PreTrainedModel, dict]],
     name_or_path: str | os.PathLike,
     original: dict,
     *args,
     config: PreTrainedConfig | None = None,
-    output_loading_info: bool = False,
     **kwargs,
-):
+) -> tuple[PreTrainedModel, dict]:
     """
-    `from_pretrained` for the authors' layout. Weights are renamed while they load; a tower that is not among them comes
-    from where `mm_vision_tower` says.
+    A model from the authors' layout. Weights are renamed while they load; a tower that is not among them comes from
+    where `mm_vision_tower` says.
 
     Args:
+        load: `from_pretrained` of a class whose weights are renamed as the table of names says.
         original: the checkpoint's config.json.
+
+    Returns:
+        The model and what `output_loading_info=True` tells of it.
 
     Raises:
         ValueError: weights are missing or too many.
     """
     if not isinstance(config, LlavaMiniConfig):
         config = LlavaMiniOriginalConfig.from_dict(original, name_or_path=name_or_path)
-    # The base class's, since the model's own ends here.
-    load = super(LlavaMiniPreTrainedModel, LlavaMiniLlamaForCausalLM).from_pretrained
     kwargs.setdefault("ignore_mismatched_sizes", True)  # refused below, with their names
     model, info = load(name_or_path, *args, config=config, output_loading_info=True, **kwargs)
     prefix = "model.vision_tower."
@@ -279,11 +242,7 @@ def load_original(
                 f"{name_or_path} does not load as a LLaVA-Mini checkpoint: {kind.replace('_', ' ')} such as "
                 f"{sorted(info[kind], key=str)[0]!r}. Download it again. {CONVERT_HINT}"
             )
-    # From here on it is our model, which saves under our names.
-    model.__class__ = LlavaMiniForConditionalGeneration
-    model._weight_conversions = []
-    model = model.model if issubclass(model_class, LlavaMiniModel) else model
-    return (model, info) if output_loading_info else model
+    return model, info
 
 
-__all__ = ["LlavaMiniLlamaForCausalLM", "LlavaMiniOriginalConfig"]
+__all__ = ["LlavaMiniOriginalConfig"]
