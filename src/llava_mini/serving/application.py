@@ -4,30 +4,30 @@
 import asyncio
 import hmac
 import ipaddress
-import json
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
 from transformers.utils import logging
 
 from llava_mini.serving.chat import ChatCompletions
-from llava_mini.serving.settings import (
-    HELD_BODIES,
-    MEBIBYTE,
+from llava_mini.serving.exchange import (
+    ClientGone,
     HeldBytes,
     Holding,
+    Incoming,
+    Outgoing,
     RefusedRequest,
-    Settings,
+    Send,
     error_body,
-    split_names,
+    read_headers,
+    send_json,
 )
+from llava_mini.serving.settings import HELD_BODIES, MEBIBYTE, Settings, split_names
 
 
 logger = logging.get_logger(__name__)
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 # A name or an address in brackets, and a port.
 HOST_PATTERN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
@@ -35,52 +35,6 @@ CHAT, MODELS, HEALTH = "/v1/chat/completions", "/v1/models", "/health"
 # After a refusal the rest of the body is read and thrown away for so long: a client that is still sending would else
 # find a broken connection instead of the reason.
 DRAIN_SECONDS = 10
-
-
-class ClientGone(Exception):
-    """The connection was closed."""
-
-
-class Incoming:
-    """A request's messages from the client, and whether its body has come whole."""
-
-    def __init__(self, receive: Callable[[], Awaitable[dict[str, Any]]]):
-        self.receive, self.is_complete = receive, False
-
-    async def chunk(self) -> bytes:
-        """
-        The next part of the body.
-
-        Raises:
-            ClientGone.
-        """
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            self.is_complete = True
-            raise ClientGone
-        self.is_complete = not message.get("more_body", False)
-        return message.get("body", b"")
-
-    async def drain(self):
-        """Throws away what is left of the body."""
-        while not self.is_complete:
-            await self.chunk()
-
-    async def wait_until_gone(self):
-        """Returns when the client has closed the connection."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-
-
-class Outgoing:
-    """A request's messages to the client, and whether the response has begun."""
-
-    def __init__(self, send: Send):
-        self.send_message, self.has_begun = send, False
-
-    async def __call__(self, message: dict[str, Any]):
-        self.has_begun = True
-        await self.send_message(message)
 
 
 class GuardedApplication:
@@ -277,31 +231,6 @@ async def run_while_connected(work: Coroutine, incoming: Incoming):
         for future in (task, gone):
             future.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def send_json(send: Send, status: int, body: dict, headers: dict | None = None, more_body: bool = False):
-    """A whole response of JSON; `more_body` leaves it to the caller to end it."""
-    content = json.dumps(body).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}
-    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": content, "more_body": more_body})
-
-
-def read_headers(scope: dict[str, Any]) -> dict[str, str]:
-    """
-    The headers by lower-case name.
-
-    Raises:
-        RefusedRequest: one of those that decide who may ask comes twice, so that others may read another one than we.
-    """
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        name = name.decode("latin-1").lower()
-        if name in headers and name in ("host", "origin", "authorization", "content-type", "content-length"):
-            raise RefusedRequest(f"The header {name} comes twice. Send it once.")
-        headers[name] = value.decode("latin-1")
-    return headers
 
 
 def is_loopback(name: str) -> bool:

@@ -13,9 +13,10 @@ from transformers import BatchFeature, GenerationConfig, PreTrainedModel, Proces
 from transformers.utils import logging
 
 from llava_mini.serving.chat_requests import ChatRequest, parse_chat_request
+from llava_mini.serving.exchange import Holding, RefusedRequest, Send, error_body, send_json
 from llava_mini.serving.generation import Answer, Generation
 from llava_mini.serving.media import MediaReader
-from llava_mini.serving.settings import Holding, RefusedRequest, Settings, error_body
+from llava_mini.serving.settings import Settings
 
 
 logger = logging.get_logger(__name__)
@@ -56,7 +57,7 @@ class ChatCompletions:
         self.max_prompt_tokens = min(settings.max_prompt_tokens or self.num_positions, self.num_positions - 1)
         self.longest_token = max(map(len, processor.tokenizer.get_vocab()))
 
-    async def answer(self, body: bytes, holding: Holding, send):
+    async def answer(self, body: bytes, holding: Holding, send: Send):
         """
         Reads a request and sends its answer, whole or streamed.
 
@@ -64,11 +65,11 @@ class ChatCompletions:
             RefusedRequest: nothing is sent then.
         """
         loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(
-            self.decoders, parse_chat_request, body, self.model_name, self.vocab_size, self.settings.max_images
+        request = await asyncio.to_thread(
+            parse_chat_request, body, self.model_name, self.vocab_size, self.settings.max_images
         )
         self._check_length(request.num_characters)
-        contents = [await self.media_reader.fetch(media, holding) for media in request.media]
+        contents = await self.media_reader.fetch_all(request.media, holding)
         await self.prepared.acquire()
         generation = finished = None
         try:
@@ -165,19 +166,20 @@ class ChatCompletions:
                 code="context_length_exceeded",
             )
         limit = wanted or min(self.settings.max_new_tokens, room)
-        config = self.chat_handler._build_generation_config(
-            {**request.sampling, "max_tokens": limit}, self.model.generation_config
-        )
+        sampling = dict(request.sampling)
         # Asked for a temperature or a nucleus, OpenAI's models sample; upstream leaves it to the checkpoint.
-        temperature = request.sampling.get("temperature")
-        if temperature or (temperature is None and request.sampling.get("top_p", 1) < 1):
-            config.do_sample = True
+        temperature, top_p = sampling.get("temperature"), sampling.get("top_p", 1)
+        is_greedy = temperature == 0
+        if is_greedy:
+            sampling = {name: value for name, value in sampling.items() if name not in ("temperature", "top_p")}
+        config = self.chat_handler._build_generation_config(
+            {**sampling, "max_tokens": limit}, self.model.generation_config
+        )
+        if is_greedy or temperature or top_p < 1:
+            config.do_sample = not is_greedy
         return config
 
-    async def _send_whole(self, request: ChatRequest, generation: Generation, send):
-        # Kept apart from the application, which needs this module.
-        from llava_mini.serving.application import send_json
-
+    async def _send_whole(self, request: ChatRequest, generation: Generation, send: Send):
         text = ""
         async for piece in generation.pieces():
             text += piece
@@ -186,7 +188,7 @@ class ChatCompletions:
         body = {**self._envelope("chat.completion"), "choices": [choice], "usage": _usage(generation.answer)}
         await send_json(send, 200, body)
 
-    async def _stream(self, request: ChatRequest, generation: Generation, send):
+    async def _stream(self, request: ChatRequest, generation: Generation, send: Send):
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         envelope = self._envelope("chat.completion.chunk")

@@ -8,7 +8,7 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from llava_mini.serving.settings import RefusedRequest
+from llava_mini.serving.exchange import RefusedRequest
 
 
 # Values that a body may have. A real one has some dozens and base64 has no commas; 32 MiB of `[[],[],...` would become
@@ -200,7 +200,9 @@ class _MessageReader:
         for name, value in message.items():
             # Answers come back with their empty fields, which clients send along in the next turn.
             if name not in ("role", "content", "name") and value not in (None, [], {}):
-                raise RefusedRequest(f"A message has {_show(name)}, which LLaVA-Mini can't read.", f"{param}.{name}"[:80])
+                raise RefusedRequest(
+                    f"A message has {_show(name)}, which LLaVA-Mini can't read.", f"{param}.{name}"[:80]
+                )
         param += ".content"
         if isinstance(content, str):
             parts = [self._text(content, param)]
@@ -263,7 +265,9 @@ def _read_logit_bias(biases: Any, vocab_size: int) -> dict[str, float]:
         if not re.fullmatch("[0-9]{1,9}", token_id) or int(token_id) >= vocab_size:
             message = f"`logit_bias` has {_show(token_id)}, expected token ids from 0 to {vocab_size - 1}."
             raise RefusedRequest(message, "logit_bias")
-    return {str(int(token_id)): _number(biases, token_id, -MAX_BIAS, MAX_BIAS, "logit_bias") or 0.0 for token_id in biases}
+    return {
+        str(int(token_id)): _number(biases, token_id, -MAX_BIAS, MAX_BIAS, "logit_bias") or 0.0 for token_id in biases
+    }
 
 
 def _read_stop(stop: Any) -> tuple[str, ...]:
@@ -324,7 +328,9 @@ def _number(fields: dict[str, Any], name: str, low: float, high: float, param: s
         return None
     # Compared before it becomes a float, which integers of 400 digits can't.
     if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
-        raise RefusedRequest(f"`{param or name}` has {_show(value)}, expected a number from {low} to {high}.", param or name)
+        raise RefusedRequest(
+            f"`{param or name}` has {_show(value)}, expected a number from {low} to {high}.", param or name
+        )
     return float(value)
 
 

@@ -15,12 +15,13 @@ import httpx
 import PIL.Image
 
 from llava_mini.serving.chat_requests import Media
-from llava_mini.serving.settings import MEBIBYTE, Holding, RefusedRequest, Settings, split_names
+from llava_mini.serving.exchange import Holding, RefusedRequest
+from llava_mini.serving.settings import Settings, split_names
 
 
 MAX_REDIRECTS = 3
 # Formats of Pillow that are pictures and nothing more. EPS starts a program, others read what a browser never shows.
-IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # FFmpeg's readers of single files. Playlists (hls, dash, concat) are left out, since they open what they name.
 VIDEO_FORMATS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,avi,flv,asf,ogg,mpegts,mpeg,mpegvideo,gif,m4v,h264,hevc"
 # Addresses that stand for another address, which ipaddress does not look into.
@@ -41,13 +42,25 @@ class MediaReader:
         folder = settings.allowed_local_media_path
         self.folder = None if folder is None else folder.resolve(strict=True)
 
-    async def fetch(self, media: Media, holding: Holding) -> bytes | str:
+    async def fetch_all(self, media: list[Media], holding: Holding) -> list[bytes | str]:
         """
-        The content of a URL that leads out of the request, or the URL itself if it has the content in it.
+        Fetches a request's media at the same time, so that they have one time limit together.
+
+        Returns:
+            Of each the content, or the URL itself if it has the content in it.
 
         Raises:
             RefusedRequest: the server does not read from there, or it can't be read within the limits.
         """
+        tasks = [asyncio.ensure_future(self._fetch(item, holding)) for item in media]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, media: Media, holding: Holding) -> bytes | str:
         scheme = media.url[:8].partition(":")[0].lower()
         if scheme == "data":
             return media.url
@@ -198,7 +211,9 @@ class MediaReader:
     def _check_pixels(self, pixels: int, width: int, height: int, which: str, media: Media):
         limit = self.settings.max_pixels
         if pixels > limit:
-            message = f"The {which} more than {limit} pixels (--max-pixels; this one {width}x{height}). Send smaller ones."
+            message = (
+                f"The {which} more than {limit} pixels (--max-pixels; this one {width}x{height}). Send smaller ones."
+            )
             raise RefusedRequest(message, media.param, code="too_many_pixels")
 
 
@@ -241,8 +256,11 @@ def image_size(content: bytes, param: str) -> tuple[int, int]:
     Raises:
         RefusedRequest: it is no image of the usual formats.
     """
+    # Builds of Pillow differ in what they know.
+    PIL.Image.init()
     try:
-        with PIL.Image.open(BytesIO(content), formats=IMAGE_FORMATS) as image:
+        formats = [name for name in IMAGE_FORMATS if name in PIL.Image.OPEN]
+        with PIL.Image.open(BytesIO(content), formats=formats) as image:
             return image.size
     except PIL.Image.DecompressionBombError as error:
         raise RefusedRequest(f"The image has too many pixels (--max-pixels): {error}", param) from error

@@ -1,10 +1,9 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""What the server allows: every limit, its option on the command line, its default, and how a request is refused."""
+"""What the server allows: every limit, its option on the command line and its default."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -84,83 +83,3 @@ class Settings:
 def split_names(names: list[str] | None) -> frozenset[str]:
     """The lower-case names of an option that may be repeated and have commas."""
     return frozenset(name.strip().lower() for value in names or () for name in value.split(",") if name.strip())
-
-
-class RefusedRequest(Exception):
-    """
-    A request that is not answered, as the client is told.
-
-    Args:
-        message (`str`): what came, what was expected, what to do.
-        param (`str`, *optional*): the part of the body that is meant, as in `messages[0].role`.
-        status (`int`): HTTP's, a 4xx.
-        code (`str`, *optional*): OpenAI's short name of the error.
-        headers (`dict[str, str]`, *optional*): of the response.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        param: str | None = None,
-        status: int = 400,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ):
-        super().__init__(message)
-        self.status, self.headers = status, dict(headers or {})
-        self.body = error_body(message, "invalid_request_error", param, code)
-
-
-def error_body(message: str, error_type: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
-    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
-
-
-class HeldBytes:
-    """
-    Counts what all open requests hold in memory, so that many at once can't fill it.
-
-    Args:
-        limit (`int`): bytes.
-    """
-
-    def __init__(self, limit: int):
-        self.limit, self.held = limit, 0
-
-    def add(self, count: int):
-        """
-        Counts bytes that were received.
-
-        Raises:
-            RefusedRequest: all requests together hold too much.
-        """
-        if self.held + count > self.limit:
-            raise RefusedRequest(
-                f"The open requests hold {self.limit / MEBIBYTE:g} MiB, the most that this server keeps. Try again.",
-                status=429,
-                code="server_busy",
-                headers={"Retry-After": "5"},
-            )
-        self.held += count
-
-    def remove(self, count: int):
-        """Gives bytes back."""
-        self.held -= count
-
-
-class Holding:
-    """One request's share of `HeldBytes`, given back at the end of a `with` block."""
-
-    def __init__(self, account: HeldBytes):
-        self.account, self.count = account, 0
-
-    def add(self, count: int):
-        """As `HeldBytes.add`."""
-        self.account.add(count)
-        self.count += count
-
-    def __enter__(self) -> "Holding":
-        return self
-
-    def __exit__(self, *_):
-        self.account.remove(self.count)
