@@ -2,6 +2,7 @@
 """The guard around transformers' application: who may ask, what is served, how much is read, how errors look."""
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import re
@@ -207,10 +208,8 @@ class GuardedApplication:
             await send_json(outgoing, status, body, headers)
             return
         await send_json(outgoing, status, body, {**headers, "Connection": "close"}, more_body=True)
-        try:
+        with contextlib.suppress(asyncio.TimeoutError, ClientGone):
             await asyncio.wait_for(incoming.drain(), DRAIN_SECONDS)
-        except (asyncio.TimeoutError, ClientGone):
-            pass
         await outgoing({"type": "http.response.body", "body": b""})
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""/v1/chat/completions: a body to inputs, in workers, and inputs to an answer, in the one thread that runs the model."""
+"""/v1/chat/completions: a body to inputs, in workers, and inputs to an answer, in the model's one thread."""
 
 import asyncio
 import json

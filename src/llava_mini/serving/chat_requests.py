@@ -2,7 +2,6 @@
 """Bodies of /v1/chat/completions: read, checked field by field, and refused with a reason."""
 
 import json
-import math
 import re
 import reprlib
 from dataclasses import dataclass, field
@@ -265,9 +264,9 @@ def _read_logit_bias(biases: Any, vocab_size: int) -> dict[str, float]:
         if not re.fullmatch("[0-9]{1,9}", token_id) or int(token_id) >= vocab_size:
             message = f"`logit_bias` has {_show(token_id)}, expected token ids from 0 to {vocab_size - 1}."
             raise RefusedRequest(message, "logit_bias")
-    return {
-        str(int(token_id)): _number(biases, token_id, -MAX_BIAS, MAX_BIAS, "logit_bias") or 0.0 for token_id in biases
-    }
+        if biases[token_id] is None:
+            raise RefusedRequest(f"`logit_bias` has no value for {_show(token_id)}.", "logit_bias")
+    return {str(int(token_id)): _number(biases, token_id, -MAX_BIAS, MAX_BIAS) for token_id in biases}
 
 
 def _read_stop(stop: Any) -> tuple[str, ...]:
@@ -322,15 +321,13 @@ def _integer(fields: dict[str, Any], name: str, low: int, high: int | None = Non
     return value
 
 
-def _number(fields: dict[str, Any], name: str, low: float, high: float, param: str | None = None) -> float | None:
+def _number(fields: dict[str, Any], name: str, low: float, high: float) -> float | None:
     value = fields.get(name)
-    if value is None and param is None:
+    if value is None:
         return None
     # Compared before it becomes a float, which integers of 400 digits can't.
-    if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):
-        raise RefusedRequest(
-            f"`{param or name}` has {_show(value)}, expected a number from {low} to {high}.", param or name
-        )
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise RefusedRequest(f"`{name}` is {_show(value)}, expected a number from {low} to {high}.", name)
     return float(value)
 
 
