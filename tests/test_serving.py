@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import random
 import socket
 import subprocess
@@ -117,7 +118,9 @@ def run_server(*options):
         port = free.getsockname()[1]
     program = "import sys; from llava_mini.serving import serve; serve(sys.argv[1:])"
     arguments = [sys.executable, "-c", program, CHECKPOINT, "--port", str(port), *map(str, options)]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # One core for the model, so that it does not depend on what else the machine does.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     # Read all the time, since a full pipe would stop the server.
     log = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)
@@ -287,7 +290,7 @@ def test_three_hundred_requests_add_no_memory(server):
     body = json.dumps(question(image_question(), max_tokens=1)).encode()
     with ThreadPoolExecutor(4) as pool:
         # The allocator's arenas, one a thread, fill first.
-        list(pool.map(server.post, [body] * 100))
+        list(pool.map(server.post, [body] * 50))
         before = server.memory()
         assert {status for status, _ in pool.map(server.post, [body] * 300)} == {200}
     # Bodies alone would be 4 kB each and pixels 85 kB: 25 MiB.
@@ -497,7 +500,7 @@ def test_only_the_served_model(server):
 
 @needs_server
 def test_bodies_that_are_no_request(server):
-    deep = b"[" * 100_000
+    deep = b"[" * 100_001
     for body in (b"", b"null", b"[]", b"{", b"\xff", b'{"messages": NaN}', deep, b'{"seed": ' + b"9" * 5000 + b"}"):
         server.refusal(body, 413 if body is deep else 400)
     for headers in ({"Content_Type": "text/plain"}, {"Content_Encoding": "gzip"}):
@@ -566,18 +569,143 @@ def test_who_may_ask(server):
     assert server.send("GET", "/health", Authorization=None)[0] == 200
 
 
+# The application in this process, with parts that are slow or fail.
+
+
+def application(monkeypatch, prepare=None, **options):
+    """The guarded application of the small model, whose preparation of inputs is replaced."""
+    pytest.importorskip("fastapi")
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+    from transformers.cli.serving.utils import GenerationState
+
+    from llava_mini.serving.application import GuardedApplication
+    from llava_mini.serving.chat import ChatCompletions
+    from llava_mini.serving.settings import Settings
+
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    settings = Settings(**options)
+    chat = ChatCompletions("tiny", model, processor, ChatCompletionHandler(None, GenerationState()), settings)
+    if prepare is not None:
+        real = chat.prepare
+        monkeypatch.setattr(chat, "prepare", lambda *arguments: prepare(real, *arguments))
+    return GuardedApplication(health, chat, settings, host="127.0.0.1")
+
+
+async def health(scope, receive, send):
+    """What stands for transformers' application."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+async def call(application, method, path, body=b"", **headers):
+    """Status and body of one request without a network."""
+    headers = {"host": "localhost"} | headers
+    scope = {"type": "http", "method": method, "path": path}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    messages, sent = [{"type": "http.request", "body": body}], []
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Future()
+
+    async def send(message):
+        sent.append(message)
+
+    await application(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
 @needs_server
-def test_health_answers_while_pictures_are_decoded(server):
-    """Within what a request may carry: a TIFF of many colours takes long, and its decoding belongs into workers."""
-    body = json.dumps(question([video_part(MAX_FRAMES)] + [image_part(png(size=(300, 300)))], max_tokens=200)).encode()
-    with ThreadPoolExecutor(16) as pool:
-        busy = [pool.submit(server.post, body) for _ in range(16)]
+def test_health_answers_while_inputs_are_prepared(monkeypatch):
+    def prepare(real, *arguments):
+        time.sleep(0.5)
+        return real(*arguments)
+
+    async def ask_and_look():
+        running = application(monkeypatch, prepare)
+        busy = asyncio.ensure_future(call(running, "POST", "/v1/chat/completions", json.dumps(question()).encode()))
         waits = []
-        while not all(future.done() for future in busy):
+        while not busy.done():
             start = time.monotonic()
-            assert server.send("GET", "/health")[0] == 200
+            assert (await call(running, "GET", "/health"))[0] == 200
+            await asyncio.sleep(0.01)
             waits.append(time.monotonic() - start)
-    assert max(waits) < 1
+        assert busy.result()[0] == 200
+        return waits
+
+    waits = asyncio.run(ask_and_look())
+    # In the event loop one wait would be the whole preparation.
+    assert len(waits) > 10 and max(waits) < 0.4
+
+
+@needs_server
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_fails_is_not_the_requests_fault(monkeypatch, stream):
+    running = application(monkeypatch)
+    monkeypatch.setattr(running.chat.model, "generate", lambda **_: 1 / 0)
+    body = json.dumps(question(stream=stream)).encode()
+    status, content = asyncio.run(call(running, "POST", "/v1/chat/completions", body))
+    assert status == (200 if stream else 500)
+    last = content.decode().strip().splitlines()[-1].removeprefix("data: ")
+    assert json.loads(last)["error"]["type"] == "server_error"
+
+
+@needs_server
+def test_open_requests_together_hold_so_much_and_give_it_back(monkeypatch):
+    from llava_mini.serving.settings import HELD_BODIES
+
+    def prepare(real, *arguments):
+        time.sleep(0.1)
+        return real(*arguments)
+
+    async def ask():
+        running = application(monkeypatch, prepare, max_body_mib=0.01)
+        # Nearly the largest body.
+        body = json.dumps(question(user="x" * 10_000)).encode()
+        answers = await asyncio.gather(
+            *[call(running, "POST", "/v1/chat/completions", body) for _ in range(2 * HELD_BODIES)]
+        )
+        return running.account.held, [status for status, _ in answers]
+
+    left, statuses = asyncio.run(ask())
+    assert left == 0
+    assert statuses.count(200) == statuses.count(429) == HELD_BODIES
+
+
+@needs_server
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("127.0.0.1", None, [200, 403, 403]),
+        ("localhost", ["gate.example"], [200, 200, 403]),
+        ("0.0.0.0", None, [200, 200, 200]),
+        ("0.0.0.0", ["gate.example,other.example"], [403, 200, 403]),
+    ],
+)
+def test_names_of_the_server(host, allowed, expected):
+    from llava_mini.serving.application import GuardedApplication
+    from llava_mini.serving.settings import Settings
+
+    running = GuardedApplication(health, None, Settings(allowed_hosts=allowed), host)
+    names = ("localhost", "gate.example", "evil.example")
+    assert [asyncio.run(call(running, "GET", "/health", host=name))[0] for name in names] == expected
+
+
+@needs_server
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_body_mib": 0}, "--max-body-mib"),
+        ({"media_timeout": float("nan")}, "--media-timeout"),
+        ({"allowed_local_media_path": Path("/nowhere")}, "--allowed-local-media-path"),
+        ({"api_key": " "}, "--api-key"),
+    ],
+)
+def test_options_that_make_no_sense(options, reason):
+    from llava_mini.serving.settings import Settings
+
+    with pytest.raises(ValueError, match=reason):
+        Settings(**options)
 
 
 # Fetching, against servers on this machine that stand for public ones.
@@ -687,7 +815,7 @@ def drip(handler):
         (lambda handler: respond(handler, b"x" * (2**20 + 1)), "--max-media-mib"),
         (lambda handler: respond(handler, b"x", Content_Encoding="gzip"), "compressed"),
         (lambda handler: respond(handler, status=404), "404"),
-        (lambda handler: respond(handler, status=302), "Location"),
+        (lambda handler: respond(handler, status=302), "302"),
         (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "ProtocolError"),
         (drip, "--media-timeout"),
     ],

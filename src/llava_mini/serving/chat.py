@@ -27,6 +27,8 @@ NUM_DECODERS = 2
 NUM_PREPARED = 4
 # Frames of a video unless the request says more: what `transformers serve` takes.
 DEFAULT_NUM_FRAMES = 32
+# Characters that are tokenized at a time to see whether a text is far too long.
+TOKENIZED_CHARACTERS = 2**14
 
 
 class ChatCompletions:
@@ -97,8 +99,7 @@ class ChatCompletions:
         self.media_reader.fill_in(request.media, contents)
         try:
             text = self.processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-            # Before any pixel: placeholders are counted once each, and all of them with the pixels.
-            self._check_num_tokens(len(self.processor.tokenizer(text)["input_ids"]))
+            self._check_text(text)
             inputs = self.processor.apply_chat_template(
                 request.messages,
                 add_generation_prompt=True,
@@ -133,6 +134,16 @@ class ChatCompletions:
         # Tokenizing 10 MB takes gigabytes, and no token has more characters than the longest of the vocabulary.
         if num_characters > self.max_prompt_tokens * self.longest_token:
             raise self._too_long(f"{num_characters} characters, which are")
+
+    def _check_text(self, text: str):
+        """Before any pixel, and a piece at a time, since a tokenizer needs a kilobyte a token."""
+        count = 0
+        for start in range(0, len(text), TOKENIZED_CHARACTERS):
+            piece = text[start : start + TOKENIZED_CHARACTERS]
+            count += len(self.processor.tokenizer(piece, add_special_tokens=False)["input_ids"])
+            # Cut apart, words become more tokens, though never so many; the exact number is checked with the pixels.
+            if count > 2 * self.max_prompt_tokens:
+                raise self._too_long(f"some {count} tokens,")
 
     def _check_num_tokens(self, num_tokens: int):
         if num_tokens > self.max_prompt_tokens:

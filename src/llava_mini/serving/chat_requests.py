@@ -296,7 +296,10 @@ def _read_stream_options(fields: dict[str, Any], stream: bool) -> bool:
     if not stream or not isinstance(options, dict) or not options.keys() <= {"include_usage", "include_obfuscation"}:
         message = f"`stream_options` is {_show(options)}, expected {{'include_usage': ...}}, and only with `stream`."
         raise RefusedRequest(message, "stream_options")
-    return _flag({name: value for name, value in options.items() if value is not None}, "include_usage")
+    include_usage = options.get("include_usage")
+    return include_usage is not None and _flag(
+        {"stream_options.include_usage": include_usage}, "stream_options.include_usage"
+    )
 
 
 def _read_video_options(options: Any) -> dict[str, int | float]:
@@ -304,8 +307,9 @@ def _read_video_options(options: Any) -> dict[str, int | float]:
     if not isinstance(options, dict) or not options.keys() <= {"num_frames", "fps"}:
         message = f"`chat_template_kwargs` is {_show(options)}; only `num_frames` or `fps` may be in it here."
         raise RefusedRequest(message, "chat_template_kwargs")
-    num_frames = _integer(options, "num_frames", 1)
-    fps = _number(options, "fps", 1 / MAX_FPS, MAX_FPS)
+    named = {f"chat_template_kwargs.{name}": value for name, value in options.items()}
+    num_frames = _integer(named, "chat_template_kwargs.num_frames", 1)
+    fps = _number(named, "chat_template_kwargs.fps", 1 / MAX_FPS, MAX_FPS)
     if num_frames is not None and fps is not None:
         raise RefusedRequest("`num_frames` and `fps` exclude each other: send one.", "chat_template_kwargs")
     return {name: value for name, value in (("num_frames", num_frames), ("fps", fps)) if value is not None}

@@ -81,7 +81,8 @@ class MediaReader:
             try:
                 content = await self._get(httpx.URL(url), addresses, media, holding)
             except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-                message = f"Could not fetch {url[:80]!r}: {type(error).__name__}: {str(error)[:200]}."
+                reason = str(error).partition("\n")[0][:200]
+                message = f"Could not fetch {url[:80]!r}: {type(error).__name__}: {reason}."
                 raise RefusedRequest(message, media.param, code="media_not_fetched") from error
             if isinstance(content, bytes):
                 return content
@@ -128,7 +129,7 @@ class MediaReader:
             )
             response = await client.send(request, stream=True)
             try:
-                if response.is_redirect:
+                if response.has_redirect_location:
                     return str(url.join(response.headers["Location"]))
                 response.raise_for_status()
                 if response.headers.get("Content-Encoding", "identity") != "identity":
