@@ -340,7 +340,8 @@ def test_a_closed_connection_ends_its_generation(server, stream):
 def test_beyond_a_limit(server, content, options, status, limit):
     start = time.monotonic()
     assert limit in server.refusal(question(content, **options), status)["message"]
-    assert time.monotonic() - start < 2
+    # Decoding four times 13,000 by 13,000 pixels takes longer, and 7.5 GB.
+    assert time.monotonic() - start < 5
     assert server.memory() < 2000
 
 

@@ -33,7 +33,10 @@ def serve(options: Sequence[str]):
     if not is_serve_available():
         raise ImportError("The server needs more packages: `pip install 'llava-mini-hf[serve]'`.")
     # Not at the top: the command line would take longer to start for `ask` as well.
-    from llava_mini.serving.command import run
+    try:
+        from llava_mini.serving.command import run
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The server needs {error.name} too: `pip install 'llava-mini-hf[serve]'`.") from error
 
     register()
     run(list(options))

@@ -21,12 +21,15 @@ from typing import Any
 import typer
 from transformers.cli import serve as transformers_serve
 from transformers.cli.serving import server as transformers_server
+from transformers.utils import logging
 
 from llava_mini import LlavaMiniConfig
-from llava_mini.serving.application import GuardedApplication
+from llava_mini.serving.application import GuardedApplication, is_loopback
 from llava_mini.serving.chat import ChatCompletions
 from llava_mini.serving.settings import Settings
 
+
+logger = logging.get_logger(__name__)
 
 HELP = """
 Serve a converted LLaVA-Mini checkpoint over HTTP, in OpenAI's protocol.
@@ -58,7 +61,7 @@ def _merged_command():
     theirs = dict(inspect.signature(transformers_serve.Serve).parameters)
     # Without a checkpoint upstream loads whatever a request names.
     theirs["force_model"] = theirs["force_model"].replace(default=inspect.Parameter.empty)
-    parameters = [*theirs.values(), *inspect.signature(Settings).parameters.values()]
+    parameters = [*inspect.signature(Settings).parameters.values(), *theirs.values()]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -85,6 +88,8 @@ def serve_guarded(options: dict[str, Any], settings: Settings):
                 f"{options['force_model']} is a {model.config.model_type}, and this serves LLaVA-Mini. Use "
                 "`transformers serve`."
             )
+        if settings.api_key is None and not is_loopback(options["host"]):
+            logger.warning(f"Anybody who can reach {options['host']} may ask this server. Set --api-key.")
         chat = ChatCompletions(options["force_model"], model, processor, chat_handler, settings)
         guarded = GuardedApplication(application, chat, settings, host=options["host"], any_origin=enable_cors)
         return _with_cors(guarded) if enable_cors else guarded

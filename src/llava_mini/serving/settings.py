@@ -13,50 +13,54 @@ MEBIBYTE = 2**20
 HELD_BODIES = 16
 
 
+def _option(**options) -> typer.models.OptionInfo:
+    return typer.Option(rich_help_panel="What others may do", **options)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The server's own options, one a field; typer reads names, types, defaults and help from here."""
 
-    max_body_mib: Annotated[float, typer.Option(help="MiB of a request's body.")] = 32
-    body_timeout: Annotated[float, typer.Option(help="Seconds that a client may take to send its body.")] = 60
-    max_images: Annotated[int, typer.Option(min=0, help="Images and videos of a request together.")] = 16
+    max_body_mib: Annotated[float, _option(help="MiB of a request's body.")] = 32
+    body_timeout: Annotated[float, _option(help="Seconds that a client may take to send its body.")] = 60
+    max_images: Annotated[int, _option(min=0, help="Images and videos of a request together.")] = 16
     max_pixels: Annotated[
         int,
         # Decoding takes about 11 bytes a pixel: .7 GB at the default, which holds a phone's 50-megapixel picture.
-        typer.Option(min=1, help="Pixels of a request's images together, and of a video's frame (from the headers)."),
+        _option(min=1, help="Pixels of a request's images together, and of a video's frame (from the headers)."),
     ] = 64_000_000
     max_video_frames: Annotated[
         int,
         # All frames have to be decoded to reach the sampled ones: 2 minutes at 30 frames a second.
-        typer.Option(min=0, help="Frames that the files of a request's videos may have together."),
+        _option(min=0, help="Frames that the files of a request's videos may have together."),
     ] = 3600
     max_prompt_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens of a prompt. The model's positions less one, which is also the most."),
+        _option(min=1, help="Tokens of a prompt. The model's positions less one, which is also the most."),
     ] = None
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens that a request may ask for.")] = 1024
+    max_new_tokens: Annotated[int, _option(min=1, help="Tokens that a request may ask for.")] = 1024
     allowed_media_domains: Annotated[
         list[str] | None,
-        typer.Option(
+        _option(
             help="Hosts that images and videos may be fetched from, separated by commas, or the option repeated; never "
             "at addresses that are not public. Without it only data URLs are read."
         ),
     ] = None
     allowed_local_media_path: Annotated[
-        Path | None, typer.Option(help="A folder whose files requests may name as file:// URLs or paths.")
+        Path | None, _option(help="A folder whose files requests may name as file:// URLs or paths.")
     ] = None
-    max_media_mib: Annotated[float, typer.Option(help="MiB of a fetched image or video.")] = 32
-    media_timeout: Annotated[float, typer.Option(help="Seconds to fetch an image or video, redirects included.")] = 10
+    max_media_mib: Annotated[float, _option(help="MiB of a fetched image or video.")] = 32
+    media_timeout: Annotated[float, _option(help="Seconds to fetch an image or video, redirects included.")] = 10
     allowed_hosts: Annotated[
         list[str] | None,
-        typer.Option(
+        _option(
             help="Names under which clients may reach the server (the Host and Origin headers), besides this machine's "
             "own when --host is one of them. Without it names are only checked then."
         ),
     ] = None
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="LLAVA_MINI_API_KEY", help="Key that all requests but /health have to carry (Bearer)."),
+        _option(envvar="LLAVA_MINI_API_KEY", help="Key that all requests but /health have to carry (Bearer)."),
     ] = None
 
     def __post_init__(self):
