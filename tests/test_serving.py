@@ -146,9 +146,9 @@ def is_up(server):
         return False
 
 
-def png(colour="red", size=(84, 84)):
+def png(colour="red", size=(84, 84), image_format="PNG"):
     file = BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
+    Image.new("RGB", size, colour).save(file, image_format)
     return file.getvalue()
 
 
@@ -161,9 +161,9 @@ def url_part(url, kind="image_url"):
     return {"type": kind, kind: {"url": url}}
 
 
-def video_part(num_frames=NUM_FRAMES):
+def video_part(num_frames=NUM_FRAMES, container_format="mp4"):
     file = BytesIO()
-    with av.open(file, "w", "mp4") as container:
+    with av.open(file, "w", container_format) as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for i in range(num_frames):
@@ -425,6 +425,17 @@ def test_playlists_do_not_lead_out(server, playlist):
         url = "data:video/mp4;base64," + base64.b64encode(playlist.encode()).decode()
         assert "no usual format" in server.refusal(question([url_part(url, "video_url")]))["message"]
         assert not seen
+
+
+@needs_server
+def test_only_the_usual_formats(server):
+    """Some readers of others start programs or open what a file names."""
+    for part in (image_part(png(image_format="PCX")), video_part(container_format="nut")):
+        assert server.refusal(question([part]))["code"] == "unreadable_media"
+    for image_format in ("JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        server.text([image_part(png(image_format=image_format))])
+    for container_format in ("matroska", "avi", "mov", "mpegts"):
+        server.text([video_part(container_format=container_format)])
 
 
 @needs_server
