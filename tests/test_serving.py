@@ -152,6 +152,13 @@ def png(colour="red", size=(84, 84), image_format="PNG"):
     return file.getvalue()
 
 
+def bomb():
+    """20 KB that become 169 million pixels."""
+    file = BytesIO()
+    Image.new("1", (13000, 13000)).save(file, "PNG")
+    return file.getvalue()
+
+
 def image_part(content=None):
     content = png() if content is None else content
     return url_part("data:image/png;base64," + base64.b64encode(content).decode())
@@ -325,7 +332,7 @@ def test_a_closed_connection_ends_its_generation(server, stream):
     ("content", "options", "status", "limit"),
     [
         ([image_part()] * (MAX_IMAGES + 1), {}, 400, "--max-images"),
-        ([image_part(png(size=(13000, 13000)))], {}, 400, "--max-pixels"),
+        ([image_part(bomb())], {}, 400, "--max-pixels"),
         ([image_part(png(size=(200, 200)))] * 3, {}, 400, "--max-pixels"),
         ([video_part(MAX_FRAMES + 1)], {}, 400, "--max-video-frames"),
         ([video_part(MAX_FRAMES - 1)] * 2, {}, 400, "--max-video-frames"),
