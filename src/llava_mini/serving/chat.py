@@ -58,6 +58,8 @@ class ChatCompletions:
         # At least one position is the answer's.
         self.max_prompt_tokens = min(settings.max_prompt_tokens or self.num_positions, self.num_positions - 1)
         self.longest_token = max(map(len, processor.tokenizer.get_vocab()))
+        # Takes off what tokenizer.json may say of padding; done by two workers at once it fails ("Already borrowed").
+        processor.tokenizer("")
 
     async def answer(self, body: bytes, holding: Holding, send: Send):
         """
