@@ -36,7 +36,8 @@ from vision_tower import find_vision_tower
 from llava_mini import LlavaMiniConfig, LlavaMiniProcessor
 from llava_mini.original_llava_mini import convert_config
 from llava_mini.original_names_llava_mini import ignored_reason, rename_key
-from llava_mini.original_processing_llava_mini import CHAT_TEMPLATE_NAMES, choose_chat_template, convert_processor
+from llava_mini.original_processing_llava_mini import describe_processor
+from llava_mini.original_tokenizer_llava_mini import CHAT_TEMPLATE_NAMES, choose_chat_template
 
 
 # Shards are in memory one at a time; the Hub's usual 5 GB would fill a small machine.
@@ -151,7 +152,8 @@ def plan_conversion(
         report.ignored["lm_head.weight"] = "tied to the embeddings"
     check_tensors(targets, shapes)
     grow_embeddings(targets, config, report)
-    processor = convert_processor(config, original.config, tokenizer, tower.preprocessor, template)
+    parts = describe_processor(config, original.config, tokenizer, tower.preprocessor, template)
+    processor = LlavaMiniProcessor.from_original(parts)
     config.update(processor.find_turn_headers())
     sources = original.directories if tower.directory is None else (*original.directories, tower.directory)
     return ConversionPlan(targets, config, processor, generation_config, original.tokenizer_dir, sources, report)

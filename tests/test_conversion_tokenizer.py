@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from llava_mini.original_processing_llava_mini import choose_chat_template
+from llava_mini.original_tokenizer_llava_mini import choose_chat_template
 
 
 # Ids of Llama 3.1's special tokens (the release's tokenizer_config.json); 0 to 247 are numbered in their order.

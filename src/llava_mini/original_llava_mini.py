@@ -17,7 +17,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
-from .original_tokenizer_llava_mini import TOKENIZER_FILES, convert_tokenizer, tokenizer_directory
+from .original_tokenizer_llava_mini import (
+    TOKENIZER_FILES,
+    choose_chat_template,
+    convert_tokenizer,
+    tokenizer_directory,
+)
+from .turn_headers_llava_mini import find_turn_headers
 
 
 # The class that a converted checkpoint is of.
@@ -60,10 +66,16 @@ CONVERT_HINT = "Or convert it: python conversion/convert_llava_mini_weights_to_h
 
 
 def convert_config(
-    original: dict, vision_config: CLIPVisionConfig, image_token_id: int, video_token_id: int, dtype: torch.dtype
+    original: dict,
+    vision_config: CLIPVisionConfig,
+    image_token_id: int,
+    video_token_id: int,
+    dtype: torch.dtype,
+    assistant_headers: list[list[int]] | None = None,
+    user_headers: list[list[int]] | None = None,
 ) -> LlavaMiniConfig:
     """
-    Our configuration for the authors' `original`, with a tower and the ids of the placeholders.
+    Our configuration for the authors' `original`, with a tower, the ids of the placeholders and what opens a turn.
 
     Raises:
         ValueError: a setting that LLaVA-Mini here does not have, or parts that don't fit together.
@@ -83,6 +95,8 @@ def convert_config(
             text_config={"model_type": "llama", **text_config},
             image_token_id=image_token_id,
             video_token_id=video_token_id,
+            assistant_headers=assistant_headers,
+            user_headers=user_headers,
             compressor_size=settings["compressor_size"],
             resolution_ratio=settings["resolution_ratio"],
             num_prefusion_layers=settings["prefusion_layer_num"],
@@ -140,24 +154,32 @@ class LlavaMiniOriginalConfig(PreTrainedConfig):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         directory = tokenizer_directory(name_or_path, **hub_options) if name_or_path else None
         # Without a tokenizer, behind the vocabulary.
-        ids = (vocabulary, vocabulary + 1) if directory is None else place_tokens(directory)
-        config = convert_config(config_dict, vision_config, *ids, read_dtype(config_dict))
+        tokens = {"image_token_id": vocabulary, "video_token_id": vocabulary + 1}
+        if directory is not None:
+            tokens = place_tokens(directory, config_dict)
+        config = convert_config(config_dict, vision_config, dtype=read_dtype(config_dict), **tokens)
         config.name_or_path = str(name_or_path)
         for name in [name for name in kwargs if hasattr(config, name)]:
             setattr(config, name, kwargs.pop(name))
         return (config, kwargs) if return_unused_kwargs else config
 
 
-def place_tokens(directory: Path) -> tuple[int, int]:
-    """The ids that `<image>` and `<video>` have in the tokenizer of `directory`."""
+def place_tokens(directory: Path, original: dict) -> dict[str, int | list[list[int]]]:
+    """What a configuration says of the tokenizer in `directory`: the placeholders' ids, what opens a turn of a chat."""
     files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
-    return _place_tokens(directory, tuple(path.stat().st_mtime_ns for path in files))
+    uses_start_end = bool(original.get("mm_use_im_start_end"))
+    return _place_tokens(directory, tuple(path.stat().st_mtime_ns for path in files), uses_start_end)
 
 
 @lru_cache(maxsize=8)  # pipelines read a configuration several times, and a big vocabulary takes seconds
-def _place_tokens(directory: Path, times: tuple[int, ...]) -> tuple[int, int]:
+def _place_tokens(directory: Path, times: tuple[int, ...], uses_start_end: bool) -> dict[str, int | list[list[int]]]:
     tokenizer, _ = convert_tokenizer(directory)
-    return tokenizer.image_token_id, tokenizer.video_token_id
+    ids = {"image_token_id": tokenizer.image_token_id, "video_token_id": tokenizer.video_token_id}
+    try:
+        template = choose_chat_template(None, tokenizer, {"mm_use_im_start_end": uses_start_end})
+    except ValueError:  # a model can be loaded without knowing how its chats are written
+        return ids
+    return ids | find_turn_headers(tokenizer, template)
 
 
 def read_dtype(original: dict) -> torch.dtype:

@@ -15,6 +15,14 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file, is_torc
 from transformers.video_utils import VideoInput
 
 from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE
+from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
+from .original_processing_llava_mini import OriginalProcessor, read_original_processor
+from .turn_headers_llava_mini import find_turn_headers
+
+
+if is_torchvision_available():
+    from .image_processing_llava_mini import LlavaMiniImageProcessor
+    from .video_processing_llava_mini import LlavaMiniVideoProcessor
 
 
 logger = logging.get_logger(__name__)
@@ -98,11 +106,9 @@ class LlavaMiniProcessor(ProcessorMixin):
                 "pil" for the authors' exact image pixels, "torchvision" for speed; by default what is installed.
         """
         if original := _read_original_config(pretrained_model_name_or_path, kwargs):
-            # Not at the top: it needs this class.
-            from .original_processing_llava_mini import load_original_processor
-
             hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            return load_original_processor(pretrained_model_name_or_path, original, backend, **hub_options)
+            parts = read_original_processor(pretrained_model_name_or_path, original, **hub_options)
+            return cls.from_original(parts, backend)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if backend is not None:
             # Passed on to all parts, it would reach the video processor, which has one backend and refuses others.
@@ -110,6 +116,19 @@ class LlavaMiniProcessor(ProcessorMixin):
                 pretrained_model_name_or_path, backend=backend, **kwargs
             )
         return processor
+
+    @classmethod
+    def from_original(cls, parts: OriginalProcessor, backend: str | None = None) -> "LlavaMiniProcessor":
+        """The processor of the authors' checkpoint with these `parts`; `backend` as of `from_pretrained`."""
+        pil = backend == "pil" or not is_torchvision_available()
+        image_processor_class = LlavaMiniImageProcessorPil if pil else LlavaMiniImageProcessor
+        return cls(
+            image_processor_class(**parts.pixels, do_pad=parts.do_pad),
+            parts.tokenizer,
+            LlavaMiniVideoProcessor(**parts.pixels) if is_torchvision_available() else None,
+            chat_template=parts.chat_template,
+            compressor_size=parts.compressor_size,
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> list[str]:
         """As in the base class."""
@@ -296,33 +315,7 @@ class LlavaMiniProcessor(ProcessorMixin):
         >>> model.config.update(processor.find_turn_headers())
         ```
         """
-        word = "word"
-        turns = [{"role": role, "content": word} for role in ("user", "assistant", "user")]
-        plain = self.apply_chat_template(turns, tokenize=False)
-        prompt = self.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        opening = prompt.removeprefix(plain)
-        texts = plain.split(word)
-        if not (self.tokenizer.is_fast and opening and opening != prompt and len(texts) >= 4):
-            return {"assistant_headers": [], "user_headers": []}
-        asking = os.path.commonprefix([texts[-4][::-1], texts[-2][::-1]])[::-1].rstrip(" ")
-        found = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        return {
-            "assistant_headers": _ids_of(opening, prompt, found),
-            "user_headers": _ids_of(asking, prompt, found) if asking else [],
-        }
-
-
-def _ids_of(piece: str, text: str, encoded: BatchFeature) -> list[list[int]]:
-    """The ids of every occurrence of `piece` in `text`, each sequence once."""
-    found: list[list[int]] = []
-    start = text.find(piece)
-    while start >= 0:
-        spans = zip(encoded["input_ids"], encoded["offset_mapping"])
-        ids = [token for token, (first, end) in spans if first < start + len(piece) and end > start]
-        if ids not in found:
-            found.append(ids)
-        start = text.find(piece, start + 1)
-    return found
+        return find_turn_headers(self.tokenizer, self.chat_template)
 
 
 def _read_original_config(name_or_path: str | os.PathLike, options: dict) -> dict | None:
