@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import torch
@@ -273,7 +274,8 @@ class LlavaMiniProcessor(ProcessorMixin):
             return conversation  # something of upstream's, which it knows how to read
         return [self._plain(message) for message in conversation]
 
-    def _plain(self, message: dict | list) -> dict | list:
+    def _plain(self, message) -> dict | list:
+        message = _as_plain_data(message)
         if isinstance(message, (list, tuple)):
             return [self._plain(part) for part in message]
         if not isinstance(message, dict) or "role" not in message:
@@ -283,20 +285,19 @@ class LlavaMiniProcessor(ProcessorMixin):
             return message | {"content": self._break_placeholders(content)}
         if not isinstance(content, (list, tuple)):
             return message
-        for part in content:
-            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-                raise ValueError(
-                    "A part of a message's content has to be a dictionary with a 'type' (text, image or video), but "
-                    f"one is {part!r:.80}."
-                )
-            if part["type"] == "text" and not isinstance(part.get("text"), str):
-                raise ValueError(f"A part of type 'text' has to have a string as 'text', but one is {part!r:.80}.")
-        return message | {
-            "content": [
-                part | {"text": self._break_placeholders(part["text"])} if part["type"] == "text" else part
-                for part in content
-            ]
-        }
+        return message | {"content": [self._plain_part(_as_plain_data(part)) for part in content]}
+
+    def _plain_part(self, part: dict) -> dict:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError(
+                "A part of a message's content has to be a dictionary with a 'type' (text, image or video), but one is "
+                f"{part!r:.80}."
+            )
+        if part["type"] != "text":
+            return part
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"A part of type 'text' has to have a string as 'text', but one is {part!r:.80}.")
+        return part | {"text": self._break_placeholders(part["text"])}
 
     def _break_placeholders(self, text: str) -> str:
         for token in (self.image_token, self.video_token):
@@ -326,6 +327,17 @@ def _read_original_config(name_or_path: str | os.PathLike, options: dict) -> dic
         return None
     values, _ = PreTrainedConfig.get_config_dict(name_or_path, **quiet)
     return values if values.get("model_type") == ORIGINAL_MODEL_TYPE else None
+
+
+def _as_plain_data(value):
+    """Objects that stand for messages (OpenAI's, LangChain's, dataclasses) as what they hold; anything else as it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif callable(getattr(value, "model_dump", None)):
+        value = value.model_dump()
+    else:
+        return getattr(value, "messages", value)
+    return {name: part for name, part in value.items() if part is not None}
 
 
 def _add_text_fusion_mask(inputs: BatchFeature) -> None:
