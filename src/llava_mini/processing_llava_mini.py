@@ -330,7 +330,7 @@ def _read_original_config(name_or_path: str | os.PathLike, options: dict) -> dic
 
 
 def _as_plain_data(value):
-    """Objects that stand for messages (OpenAI's, LangChain's, dataclasses) as what they hold; anything else as it is."""
+    """Objects that stand for messages (OpenAI's, LangChain's, dataclasses) as what they hold, else what came."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     elif callable(getattr(value, "model_dump", None)):
