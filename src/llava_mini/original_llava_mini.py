@@ -62,7 +62,7 @@ TEXT_KEYS = (
     "tie_word_embeddings",
     "vocab_size",
 )
-CONVERT_HINT = "Or convert it: python conversion/convert_llava_mini_weights_to_hf.py INPUT OUTPUT --vision-tower DIR"
+CONVERT_HINT = "Or convert it: llava-mini convert INPUT OUTPUT --vision-tower DIR"
 
 
 def convert_config(
