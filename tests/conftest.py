@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert_llava_mini_weights_to_hf import convert
 from tiny import tiny_model
+
+from llava_mini.conversion.command import convert
 
 
 @pytest.fixture(scope="session", autouse=True)

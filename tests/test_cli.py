@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -234,3 +236,50 @@ def test_typed_placeholders_do_not_end_a_chat(capsys, monkeypatch):
 def test_debug_shows_where(capsys):
     with pytest.raises(ValueError, match="no directory"):
         cli.main(["--debug", "ask", "--model", "./nowhere", "--query", "What?"])
+
+
+def test_conversion_is_part_of_the_command(capsys, tmp_path):
+    golden = Path(__file__).parent / "golden/standard"
+    options = ("convert", golden / "original", tmp_path / "converted", "--verify", "--expected", golden)
+    status, output, _ = run(capsys, *options)
+    assert status == 0 and "largest difference" in output
+    status, output, _ = run(capsys, "verify", tmp_path / "converted", "--expected", golden)
+    assert status == 0 and "largest difference" in output
+    status, _, error = run(capsys, "verify", tmp_path / "nowhere")
+    assert status == 2 and "nowhere" in error
+    status, output, _ = run(capsys, "push", tmp_path / "converted", "someone/tiny", "--prepare-only")
+    assert status == 0 and (tmp_path / "converted" / "modeling_llava_mini.py").is_file()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_converts(tmp_path):
+    """Nothing of the checkout but the checkpoint: the converter, its templates and the card's come with the wheel."""
+    root = Path(__file__).parents[1]
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, root],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if built.returncode:
+        pytest.skip(f"no wheel can be built here: {(built.stderr.strip().splitlines() or ['no answer'])[-1]}")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    code = (
+        "import sys, llava_mini; from llava_mini.cli import main; "
+        "assert 'installed' in llava_mini.__file__, llava_mini.__file__; sys.exit(main(sys.argv[1:]))"
+    )
+    for options in (
+        ("convert", root / "tests/golden/standard/original", "out", "--verify"),
+        ("push", "out", "someone/tiny", "--prepare-only"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *options],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "chat_template.jinja").is_file() and (tmp_path / "out" / "README.md").is_file()

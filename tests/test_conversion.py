@@ -6,18 +6,18 @@ import re
 import shutil
 from pathlib import Path
 
-import checkpoint_io
 import pytest
 import torch
-from checkpoint_io import LazyTensor, find_local, read_checkpoint
-from convert_llava_mini_weights_to_hf import convert, main
-from key_mapping import ignored_reason, rename_key
 from safetensors.torch import load_file, save_file
-from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
-from verification import verify
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
+from llava_mini.conversion.command import convert, main
+from llava_mini.conversion.reading import checkpoint_io
+from llava_mini.conversion.reading.checkpoint_io import LazyTensor, find_local, read_checkpoint
+from llava_mini.conversion.writing.to_original import to_original
+from llava_mini.conversion.writing.verification import verify
+from llava_mini.original_names_llava_mini import ignored_reason, rename_key
 
 
 GOLDEN = Path(__file__).parent / "golden"

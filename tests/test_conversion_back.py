@@ -16,13 +16,13 @@ from authors_layout import (
     tower_tensors,
     write_checkpoint,
 )
-from config_mapping import restore_config
-from convert_llava_mini_weights_to_hf import convert, main
-from key_mapping import rename_key, restore_key
-from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_mini import LlavaMiniConfig
+from llava_mini.conversion.command import convert, main
+from llava_mini.conversion.mapping.config_mapping import restore_config
+from llava_mini.conversion.writing.to_original import to_original
+from llava_mini.original_names_llava_mini import rename_key, restore_key
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -23,11 +23,12 @@ from authors_layout import (
     write_vicuna_tokenizer,
     write_weights,
 )
-from convert_llava_mini_weights_to_hf import convert, main
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPConfig, CLIPModel
+
+from llava_mini.conversion.command import convert, main
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,9 +16,10 @@ from authors_layout import (
     write_tower,
     write_weights,
 )
-from convert_llava_mini_weights_to_hf import convert, main
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from llava_mini.conversion.command import convert, main
 
 
 peft = pytest.importorskip("peft", reason="the merge is compared with PEFT's")

@@ -11,13 +11,14 @@ import time
 import zipfile
 from pathlib import Path
 
-import output_directory
 import pytest
 import torch
 from authors_layout import change_json, copy_golden
-from convert_llava_mini_weights_to_hf import convert, main
-from output_directory import atomic_directory
 from transformers import AutoModelForImageTextToText
+
+from llava_mini.conversion.command import convert, main
+from llava_mini.conversion.writing import output_directory
+from llava_mini.conversion.writing.output_directory import atomic_directory
 
 
 GOLDEN = Path(__file__).parent / "golden"

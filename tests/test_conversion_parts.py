@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from authors_layout import CONFIG, TOWER_PREFIX, all_tensors, change_json, write_checkpoint
-from checkpoint_io import LazyTensor
-from conversion_report import Report
-from convert_llava_mini_weights_to_hf import convert, split_rows
-from key_mapping import ORIGINAL_TOWER, ignored_reason, rename_key, restore_key, strip_training_prefix
-from model_layout import common_dtype
-from new_parts import ROWS_AT_A_TIME, fill_new_parts, grow_embeddings
-from to_original import DEFAULT_TOWER_NAME, _default_tower_name, to_original
 from transformers import AutoProcessor, CLIPVisionConfig, CLIPVisionModel
-from vision_tower import find_vision_tower
 
 from llava_mini import LlavaMiniConfig
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.conversion.command import convert, split_rows
+from llava_mini.conversion.mapping.key_mapping import ORIGINAL_TOWER, strip_training_prefix
+from llava_mini.conversion.mapping.model_layout import common_dtype
+from llava_mini.conversion.mapping.new_parts import ROWS_AT_A_TIME, fill_new_parts, grow_embeddings
+from llava_mini.conversion.reading.checkpoint_io import LazyTensor
+from llava_mini.conversion.reading.vision_tower import find_vision_tower
+from llava_mini.conversion.writing.conversion_report import Report
+from llava_mini.conversion.writing.to_original import DEFAULT_TOWER_NAME, _default_tower_name, to_original
+from llava_mini.original_names_llava_mini import ignored_reason, rename_key, restore_key
 
 
 GOLDEN = Path(__file__).parent / "golden"

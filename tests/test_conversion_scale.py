@@ -9,20 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import checkpoint_io
-import make_random_checkpoint
-import measure_conversion
 import pytest
 import torch
 from authors_layout import CONFIG, all_tensors, copy_golden, read_weights, write_checkpoint, write_weights
-from checkpoint_io import IN_PROGRESS, read_checkpoint
-from convert_llava_mini_weights_to_hf import convert, main
-from make_random_checkpoint import make_checkpoint, scaled_config
-from model_layout import expected_shapes
-from to_original import to_original
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.conversion.command import convert, main
+from llava_mini.conversion.mapping.model_layout import expected_shapes
+from llava_mini.conversion.measuring import make_random_checkpoint, measure_conversion
+from llava_mini.conversion.measuring.make_random_checkpoint import make_checkpoint, scaled_config
+from llava_mini.conversion.reading import checkpoint_io
+from llava_mini.conversion.reading.checkpoint_io import IN_PROGRESS, read_checkpoint
+from llava_mini.conversion.writing.to_original import to_original
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -60,8 +59,8 @@ KILL_AT_SECOND_SHARD = """
 import os
 import sys
 sys.path.insert(0, sys.argv[3])
-import checkpoint_io
-from convert_llava_mini_weights_to_hf import convert
+from llava_mini.conversion.reading import checkpoint_io
+from llava_mini.conversion.command import convert
 save_file, count = checkpoint_io.save_file, 0
 def save_or_die(*args, **kwargs):
     global count

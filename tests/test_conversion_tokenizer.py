@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from authors_layout import CONFIG, all_tensors, change_json, read_weights, write_checkpoint, write_vicuna_tokenizer
-from convert_llava_mini_weights_to_hf import convert
-from tokenizer_conversion import convert_generation_config, convert_tokenizer, has_tokenizer
 from tokenizers import AddedToken, Tokenizer, processors
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from llava_mini.original_processing_llava_mini import choose_chat_template
+from llava_mini.conversion.command import convert
+from llava_mini.conversion.mapping.tokenizer_conversion import (
+    convert_generation_config,
+    convert_tokenizer,
+    has_tokenizer,
+)
+from llava_mini.original_tokenizer_llava_mini import choose_chat_template
 
 
 # Ids of Llama 3.1's special tokens (the release's tokenizer_config.json); 0 to 247 are numbered in their order.

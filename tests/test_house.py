@@ -78,7 +78,7 @@ def test_rooms_and_functions_are_small():
 
 def test_core_files_are_flat_and_listed():
     """What travels to the Hub: every core file, importing others as `.x_llava_mini` only."""
-    from hub import CODE_FILES
+    from llava_mini.conversion.hub import CODE_FILES
 
     core = {path.name for path in SOURCE.glob("*_llava_mini.py")}
     assert set(CODE_FILES) == core

@@ -7,23 +7,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-import convert_llava_mini_weights_to_hf as converter
-import hub as hub_module
 import pytest
-from hub import CODE_FILES, CardFacts, count_weights, main, make_model_card, prepare_repository, read_facts
 from huggingface_hub.errors import HTTPError
 from local_hub import LocalHub
 from safetensors.torch import load_file, save_file
+
+from llava_mini.conversion import command as converter
+from llava_mini.conversion import hub as hub_module
+from llava_mini.conversion.hub import (
+    CODE_FILES,
+    CardFacts,
+    count_weights,
+    main,
+    make_model_card,
+    prepare_repository,
+    read_facts,
+)
 
 
 IMAGE = Path(__file__).parent / "golden/preprocess/image0.png"
 REPOSITORY = "someone/tiny-llava-mini"
 # The package itself must not be found: what loads is the repository's code.
 WITHOUT_PACKAGE = "import sys; sys.modules['llava_mini'] = None\n"
-PUSH = f"""
+PUSH = """
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1] / "conversion")!r})
-from convert_llava_mini_weights_to_hf import main
+from llava_mini.conversion.command import main
 sys.exit(main(sys.argv[1:]))
 """
 ORIGINAL = Path(__file__).parent / "golden/standard/original"

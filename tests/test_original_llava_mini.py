@@ -8,7 +8,6 @@ import pytest
 import torch
 from authors_layout import CONFIG as LAYOUT
 from authors_layout import all_tensors, change_json, write_checkpoint
-from convert_llava_mini_weights_to_hf import convert
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -25,6 +24,7 @@ from transformers import (
 
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniModel
 from llava_mini.cli import main
+from llava_mini.conversion.command import convert
 
 
 GOLDEN = Path(__file__).parent / "golden"

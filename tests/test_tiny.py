@@ -19,7 +19,6 @@ import ablation
 import questions
 import scenes
 from build import build_model, build_processor
-from convert_llava_mini_weights_to_hf import convert
 from evaluate import evaluate
 from make_data import make_records, sample_question
 from muon import MuonWithAdamW, orthogonalize
@@ -27,9 +26,11 @@ from packing import IGNORED, Mix, PackedBatches, choose_questions, sample_scene
 from pretrain_tower import IGNORED as NO_LABEL
 from pretrain_tower import PATCH_CENTRES, label_patches, tower_config
 from probe import probe
-from to_original import to_original
 from train_tiny import TinyTrainer
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionModel
+
+from llava_mini.conversion.command import convert
+from llava_mini.conversion.writing.to_original import to_original
 
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny"

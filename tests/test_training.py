@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from conversation_data import IGNORED, CaptionCollator, ConversationCollator, ConversationDataset, to_messages
-from key_mapping import rename_key
 from llava_mini_trainer import LlavaMiniTrainer, LlavaMiniTrainingArguments, ModalityLengthSampler
 from model_setup import build_llava, freeze, initialise_prefusion, load_part
 from PIL import Image
@@ -34,6 +33,7 @@ from llava_mini import (
     LlavaMiniProcessor,
     LlavaMiniVideoProcessor,
 )
+from llava_mini.original_names_llava_mini import rename_key
 
 
 ROOT = Path(__file__).parents[1]

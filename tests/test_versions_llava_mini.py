@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hub import prepare_repository, read_facts
 from tiny import ROWS, collate, make_row, make_rows, tiny_model
 from transformers import DynamicCache
 
 from llava_mini import versions_llava_mini as versions
 from llava_mini.cli import main
+from llava_mini.conversion.hub import prepare_repository, read_facts
 
 
 ROOT = Path(__file__).parents[1]

@@ -43,6 +43,7 @@ examples:
   llava-mini ask --model DIR --video holiday.mp4 --query "Where are they going?" --json
   llava-mini chat --model DIR --video lecture.mp4 --keep features
   llava-mini serve DIR --port 8000
+  llava-mini convert AUTHORS_DIR DIR --verify
 """
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -77,6 +78,15 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         _add_common_arguments(command)
     add_serve_parser(commands)
+    for name, text, function in (
+        ("convert", "the authors' checkpoint to ours, or back", convert),
+        ("verify", "load a converted checkpoint and check it", verify),
+        ("push", "a converted checkpoint to the Hub, with its code and a card", push),
+    ):
+        # No character starts an option here, so that all of them, --help included, get through.
+        command = commands.add_parser(name, help=text, add_help=False, prefix_chars=" ")
+        command.add_argument("options", nargs=argparse.REMAINDER)
+        command.set_defaults(function=function)
     ask_parser, chat_parser = commands.choices["ask"], commands.choices["chat"]
     ask_parser.add_argument("--query", required=True, type=utf8_text, help="the question")
     ask_parser.add_argument("--json", action="store_true", help="print one JSON object instead of the answer alone")
@@ -241,6 +251,27 @@ def chat(arguments: argparse.Namespace):
         messages.append({"role": "assistant", "content": text})
 
 
+def convert(arguments: argparse.Namespace) -> int:
+    """`llava-mini convert`."""
+    from llava_mini.conversion.command import main as run
+
+    return run(arguments.options)
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """`llava-mini verify`."""
+    from llava_mini.conversion.writing.verification import main as run
+
+    return run(arguments.options)
+
+
+def push(arguments: argparse.Namespace) -> int:
+    """`llava-mini push`."""
+    from llava_mini.conversion.hub import main as run
+
+    return run(arguments.options)
+
+
 def _read_query() -> str:
     """The next question; an empty line or the input's end is none."""
     if sys.stdin.isatty():
@@ -264,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "seed", None) is not None:
         torch.manual_seed(arguments.seed)
     try:
-        arguments.function(arguments)
+        return arguments.function(arguments) or 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 (whatever a checkpoint, a template or a device makes of it)
@@ -277,7 +308,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint += "; not every model can be quantised: try without --load-8bit and --load-4bit"
         print(f"llava-mini: {kind}{one_line(error)}{hint}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ import torch
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling, SizeDict
+from transformers.image_utils import ImageInput, SizeDict
 from transformers.processing_utils import Unpack
 from transformers.utils import TensorType, is_torch_tensor
 
 from .image_processing_pil_llava_mini import (
+    CropSettings,
     LlavaMiniImageInputMixin,
     LlavaMiniImageProcessorKwargs,
     check_same_size,
@@ -20,7 +21,6 @@ from .image_processing_pil_llava_mini import (
     resize_passes,
     square_padding,
 )
-from .image_reading_llava_mini import MAX_PIXELS
 
 
 class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
@@ -37,40 +37,24 @@ class LlavaMiniTorchvisionMixin(LlavaMiniImageInputMixin):
             device = image.device
         return torch.tensor(super().process_image(image, **kwargs), device=device)
 
-    def make_crops(
-        self,
-        images: torch.Tensor,
-        *,
-        resolution_ratio: int,
-        do_pad: bool,
-        do_resize: bool,
-        size: SizeDict,
-        resample: PILImageResampling | None,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: tuple[float, ...],
-        image_std: tuple[float, ...],
-        max_pixels: int | None,
-        **kwargs,
-    ) -> torch.Tensor:
+    def make_crops(self, images: torch.Tensor, resolution_ratio: int, **settings: Unpack[CropSettings]) -> torch.Tensor:
         """
         Images of one size `(U, 3, height, width)` to the vision tower's pixels `(U, K, 3, crop height, crop width)`.
         """
         crops = []
         for crop in cut_crops(images, resolution_ratio):
-            check_workload(*crop.shape[-2:], do_pad, size if do_resize else None, max_pixels)
-            if do_pad:
-                crop = tvF.pad(crop, list(square_padding(*crop.shape[-2:])), fill=padding_colour(crop, image_mean))
-            if do_resize:
-                crop = self.resize(crop, size=size, resample=resample)
-            if do_center_crop:
-                crop = self.center_crop(crop, crop_size)
+            check_workload(*crop.shape[-2:], settings)
+            if settings["do_pad"]:
+                fill = padding_colour(crop, settings["image_mean"])
+                crop = tvF.pad(crop, list(square_padding(*crop.shape[-2:])), fill=fill)
+            if settings["do_resize"]:
+                crop = self.resize(crop, size=settings["size"], resample=settings["resample"])
+            if settings["do_center_crop"]:
+                crop = self.center_crop(crop, settings["crop_size"])
             crops.append(crop)
+        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
         return self.rescale_and_normalize(
-            torch.stack(check_same_size(crops), dim=1), do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            torch.stack(check_same_size(crops), dim=1), **{name: settings[name] for name in names}
         )
 
     def resize(self, image: torch.Tensor, size: SizeDict, **kwargs) -> torch.Tensor:
@@ -87,17 +71,7 @@ class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
     authors' by at most 2/255 (before normalisation, in units of 0..1), everything else is equal. For the authors' exact
     pixels load the Pillow backend: `AutoProcessor.from_pretrained(..., backend="pil")`.
 
-    Args (also of a call):
-        resolution_ratio (`int`, defaults to 1):
-            N: N*N sub-images cut from the original image in row-major order, then the whole image; for 1 it alone.
-        max_pixels (`int`, *optional*, defaults to 89478485):
-            Refuse images with more pixels, by their header and before decoding; `None` for no limit but Pillow's own
-            (an error at twice `PIL.Image.MAX_IMAGE_PIXELS`).
-        do_pad (`bool`, defaults to `True`):
-            Pad each crop to a square with the mean colour (the authors' `image_aspect_ratio="pad"`). Without it the
-            centre crop cuts the long sides.
-        size, crop_size, resample, rescale_factor, image_mean, image_std and their switches:
-            CLIP's: shortest edge to 336 pixels, bicubic, centre crop of 336x336, 1/255, OpenAI's mean and deviation.
+    Args (also of a call): see `LlavaMiniImageProcessorKwargs`, and:
         device (`str`, *optional*): where to compute; by default where a tensor image is, else the CPU.
 
     Returns:
@@ -111,21 +85,6 @@ class LlavaMiniImageProcessor(LlavaMiniTorchvisionMixin, TorchvisionBackend):
 
     model_input_names = ["pixel_values"]
     valid_kwargs = LlavaMiniImageProcessorKwargs
-
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 336}
-    default_to_square = False
-    crop_size = {"height": 336, "width": 336}
-    do_convert_rgb = True
-    do_pad = True
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    resolution_ratio = 1
-    max_pixels = MAX_PIXELS
 
     def __init__(self, **kwargs: Unpack[LlavaMiniImageProcessorKwargs]):
         super().__init__(**kwargs)

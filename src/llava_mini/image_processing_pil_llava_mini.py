@@ -2,6 +2,7 @@
 """Images to pixels with Pillow alone: the authors' numbers. Also what every backend shares: checks and cutting."""
 
 import os
+from typing import TypedDict
 
 import numpy as np
 import PIL.Image
@@ -35,15 +36,39 @@ from .image_reading_llava_mini import (
 
 class LlavaMiniImageProcessorKwargs(ImagesKwargs, total=False):
     """
+    Settings of the image processors, also of a call. Those of `ImagesKwargs` are CLIP's by default: shortest edge to
+    336 pixels, bicubic, centre crop of 336x336, 1/255, OpenAI's mean and deviation.
+
     Attributes:
-        resolution_ratio (`int`, *optional*):
+        resolution_ratio (`int`, defaults to 1):
             N: the image is cut into N*N sub-images in row-major order, and the whole image follows them (N > 1), or is
             taken alone (N = 1). Has to be the model's.
-        max_pixels (`int`, *optional*):
-            Refuse images with more pixels, from the header and before decoding; `None` is no limit.
+        max_pixels (`int`, *optional*, defaults to 89478485):
+            Refuse images with more pixels, by their header and before decoding; `None` for no limit but Pillow's own
+            (an error at twice `PIL.Image.MAX_IMAGE_PIXELS`).
+        do_pad (`bool`, defaults to `True`):
+            Pad each crop to a square with the mean colour (the authors' `image_aspect_ratio="pad"`). Without it the
+            centre crop cuts the long sides.
     """
 
     resolution_ratio: int | None
+    max_pixels: int | None
+
+
+class CropSettings(TypedDict):
+    """What a backend makes crops by, as the base class has completed it; see `LlavaMiniImageProcessorKwargs`."""
+
+    do_pad: bool
+    do_resize: bool
+    size: SizeDict
+    resample: PILImageResampling | None
+    do_center_crop: bool
+    crop_size: SizeDict
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
     max_pixels: int | None
 
 
@@ -93,7 +118,7 @@ def padding_colour(image: np.ndarray | torch.Tensor, image_mean: tuple[float, ..
     return [int(mean * 255) / unit for mean in image_mean]
 
 
-def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None, max_pixels: int | None) -> None:
+def check_workload(height: int, width: int, settings: CropSettings) -> None:
     """
     Refuses shapes that padding or resizing would blow up (a line of 60000x1 pixels becomes a 60000x60000 square).
 
@@ -101,10 +126,11 @@ def check_workload(height: int, width: int, do_pad: bool, size: SizeDict | None,
         ValueError: the picture in between would have more than `max_pixels`, and than their default.
     """
     short, long = sorted((height, width))
-    if do_pad:
+    if settings["do_pad"]:
         short = long
     pixels = short * long
-    if size is not None and size.shortest_edge:
+    size, max_pixels = settings["size"], settings["max_pixels"]
+    if settings["do_resize"] and size.shortest_edge:
         pixels = max(pixels, size.shortest_edge**2 * long // short)
     # A limit for what comes from outside can be lower than the size that the model itself needs.
     if max_pixels is not None and pixels > max(max_pixels, MAX_PIXELS):
@@ -149,6 +175,21 @@ def check_same_size(pixels: list) -> list:
 
 class LlavaMiniImageInputMixin:
     """How every backend reads images and checks its settings, so that the backends can't drift apart."""
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 336}
+    default_to_square = False
+    crop_size = {"height": 336, "width": 336}
+    do_convert_rgb = True
+    do_pad = True
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    resolution_ratio = 1
+    max_pixels = MAX_PIXELS
 
     def fetch_images(self, image_url_or_urls: ImageInput | str | bytes | os.PathLike | list, **kwargs):
         """
@@ -231,17 +272,7 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
     r"""
     Images to pixel values with Pillow, equal to the authors' pixels (their crops, padding and CLIP processor).
 
-    Args (also of a call):
-        resolution_ratio (`int`, defaults to 1):
-            N: N*N sub-images cut from the original image in row-major order, then the whole image; for 1 it alone.
-        max_pixels (`int`, *optional*, defaults to 89478485):
-            Refuse images with more pixels, by their header and before decoding; `None` for no limit but Pillow's own
-            (an error at twice `PIL.Image.MAX_IMAGE_PIXELS`).
-        do_pad (`bool`, defaults to `True`):
-            Pad each crop to a square with the mean colour (the authors' `image_aspect_ratio="pad"`). Without it the
-            centre crop cuts the long sides.
-        size, crop_size, resample, rescale_factor, image_mean, image_std and their switches:
-            CLIP's: shortest edge to 336 pixels, bicubic, centre crop of 336x336, 1/255, OpenAI's mean and deviation.
+    Args (also of a call): see `LlavaMiniImageProcessorKwargs`.
 
     Returns:
         `BatchFeature` with `pixel_values` of shape `(images, K, 3, height, width)`, K = N*N + 1 crops or 1, flat over
@@ -254,21 +285,6 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
 
     model_input_names = ["pixel_values"]
     valid_kwargs = LlavaMiniImageProcessorKwargs
-
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 336}
-    default_to_square = False
-    crop_size = {"height": 336, "width": 336}
-    do_convert_rgb = True
-    do_pad = True
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    resolution_ratio = 1
-    max_pixels = MAX_PIXELS
 
     def __init__(self, **kwargs: Unpack[LlavaMiniImageProcessorKwargs]):
         super().__init__(**kwargs)
@@ -289,40 +305,23 @@ class LlavaMiniImageProcessorPil(LlavaMiniImageInputMixin, PilBackend):
         pixel_values = np.stack(check_same_size(units)) if units else empty
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
 
-    def process_crop(
-        self,
-        crop: np.ndarray,
-        *,
-        do_pad: bool,
-        do_resize: bool,
-        size: SizeDict,
-        resample: PILImageResampling | None,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: tuple[float, ...],
-        image_std: tuple[float, ...],
-        max_pixels: int | None,
-        **kwargs,
-    ) -> np.ndarray:
+    def process_crop(self, crop: np.ndarray, **settings: Unpack[CropSettings]) -> np.ndarray:
         """One crop `(3, height, width)` to the vision tower's pixels `(3, crop height, crop width)`."""
-        check_workload(*crop.shape[-2:], do_pad, size if do_resize else None, max_pixels)
-        if do_pad:
+        check_workload(*crop.shape[-2:], settings)
+        if settings["do_pad"]:
             left, top, right, bottom = square_padding(*crop.shape[-2:])
-            colour = padding_colour(crop, image_mean)
+            colour = padding_colour(crop, settings["image_mean"])
             crop = np.stack(
                 [np.pad(c, ((top, bottom), (left, right)), constant_values=v) for c, v in zip(crop, colour)]
             )
-        if do_resize:
-            crop = self.resize(crop, size=size, resample=resample)
-        if do_center_crop:
-            crop = self.center_crop(crop, crop_size)
-        if do_rescale:
-            crop = self.rescale(crop, rescale_factor)
-        if do_normalize:
-            crop = self.normalize(crop, image_mean, image_std)
+        if settings["do_resize"]:
+            crop = self.resize(crop, size=settings["size"], resample=settings["resample"])
+        if settings["do_center_crop"]:
+            crop = self.center_crop(crop, settings["crop_size"])
+        if settings["do_rescale"]:
+            crop = self.rescale(crop, settings["rescale_factor"])
+        if settings["do_normalize"]:
+            crop = self.normalize(crop, settings["image_mean"], settings["image_std"])
         return crop
 
     def resize(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:

@@ -19,6 +19,7 @@ from functools import wraps
 import torch
 from torch import nn
 from transformers import AutoModel, Cache
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -36,6 +37,7 @@ from .input_checks_llava_mini import (
     check_positions,
     with_parameters_of,
 )
+from .original_names_llava_mini import UNUSED_NAMES, weight_mapping
 from .outputs_llava_mini import LlavaMiniCausalLMOutputWithPast, LlavaMiniModelOutputWithPast
 from .placeholders_llava_mini import check_no_placeholders
 from .pretrained_llava_mini import LlavaMiniPreTrainedModel
@@ -222,20 +224,6 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    @classmethod
-    def is_backend_compatible(cls) -> bool:
-        """
-        vLLM asks before it runs a model of transformers as its own, which of this one would leave out pre-fusion.
-
-        Raises:
-            ImportError: always; with our plugin vLLM does not ask.
-        """
-        raise ImportError(
-            "vLLM would run LLaVA-Mini's language model without pre-fusion, and answer wrongly. Install the plugin, `pip "
-            "install 'llava-mini-hf[vllm]'`, let vLLM load it (`VLLM_PLUGINS` unset or with 'llava_mini'), and leave "
-            "`--model-impl` out."
-        )
-
     get_image_features = _of_the_base_model(LlavaMiniModel.get_image_features)
     get_video_features = _of_the_base_model(LlavaMiniModel.get_video_features)
     encode_visuals = _of_the_base_model(LlavaMiniModel.encode_visuals)
@@ -289,6 +277,19 @@ class LlavaMiniForConditionalGeneration(LlavaMiniPreTrainedModel, LlavaMiniGener
             compressor_attentions=outputs.compressor_attentions,
             **{CACHE_NAME: outputs.cache},
         )
+
+
+class LlavaMiniLlamaForCausalLM(LlavaMiniForConditionalGeneration):
+    """
+    The authors' name of the model, under which their weights load. A mapping of names for the model itself would also
+    rename what it saves.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [pattern for pattern, _ in UNUSED_NAMES]
+
+
+register_checkpoint_conversion_mapping(LlavaMiniLlamaForCausalLM.__name__, weight_mapping(), overwrite=True)
+LlavaMiniPreTrainedModel._original_classes = (LlavaMiniLlamaForCausalLM, LlavaMiniForConditionalGeneration)
 
 
 __all__ = ["LlavaMiniPreTrainedModel", "LlavaMiniModel", "LlavaMiniForConditionalGeneration"]

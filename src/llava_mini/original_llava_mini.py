@@ -7,22 +7,27 @@ Source of the names and of the defaults: the authors' `llavamini_arch.py` and `m
 
 import os
 import re
+from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
-from .modeling_llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
-from .original_tokenizer_llava_mini import TOKENIZER_FILES, convert_tokenizer, tokenizer_directory
-from .pretrained_llava_mini import LlavaMiniPreTrainedModel
+from .original_tokenizer_llava_mini import (
+    TOKENIZER_FILES,
+    choose_chat_template,
+    convert_tokenizer,
+    tokenizer_directory,
+)
+from .turn_headers_llava_mini import find_turn_headers
 
 
+# The class that a converted checkpoint is of.
+ARCHITECTURE = "LlavaMiniForConditionalGeneration"
 # What the authors' code takes where the configuration says nothing.
 ORIGINAL_DEFAULTS = {
     "compressor_size": 2,
@@ -57,14 +62,20 @@ TEXT_KEYS = (
     "tie_word_embeddings",
     "vocab_size",
 )
-CONVERT_HINT = "Or convert it: python conversion/convert_llava_mini_weights_to_hf.py INPUT OUTPUT --vision-tower DIR"
+CONVERT_HINT = "Or convert it: llava-mini convert INPUT OUTPUT --vision-tower DIR"
 
 
 def convert_config(
-    original: dict, vision_config: CLIPVisionConfig, image_token_id: int, video_token_id: int, dtype: torch.dtype
+    original: dict,
+    vision_config: CLIPVisionConfig,
+    image_token_id: int,
+    video_token_id: int,
+    dtype: torch.dtype,
+    assistant_headers: list[list[int]] | None = None,
+    user_headers: list[list[int]] | None = None,
 ) -> LlavaMiniConfig:
     """
-    Our configuration for the authors' `original`, with a tower and the ids of the placeholders.
+    Our configuration for the authors' `original`, with a tower, the ids of the placeholders and what opens a turn.
 
     Raises:
         ValueError: a setting that LLaVA-Mini here does not have, or parts that don't fit together.
@@ -84,6 +95,8 @@ def convert_config(
             text_config={"model_type": "llama", **text_config},
             image_token_id=image_token_id,
             video_token_id=video_token_id,
+            assistant_headers=assistant_headers,
+            user_headers=user_headers,
             compressor_size=settings["compressor_size"],
             resolution_ratio=settings["resolution_ratio"],
             num_prefusion_layers=settings["prefusion_layer_num"],
@@ -92,7 +105,7 @@ def convert_config(
             vision_feature_select_strategy=SELECT_STRATEGIES[feature],
             num_projector_layers=num_projector_layers,
             dtype=dtype,
-            architectures=[LlavaMiniForConditionalGeneration.__name__],
+            architectures=[ARCHITECTURE],
         )
     except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(
@@ -141,24 +154,32 @@ class LlavaMiniOriginalConfig(PreTrainedConfig):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         directory = tokenizer_directory(name_or_path, **hub_options) if name_or_path else None
         # Without a tokenizer, behind the vocabulary.
-        ids = (vocabulary, vocabulary + 1) if directory is None else place_tokens(directory)
-        config = convert_config(config_dict, vision_config, *ids, read_dtype(config_dict))
+        tokens = {"image_token_id": vocabulary, "video_token_id": vocabulary + 1}
+        if directory is not None:
+            tokens = place_tokens(directory, config_dict)
+        config = convert_config(config_dict, vision_config, dtype=read_dtype(config_dict), **tokens)
         config.name_or_path = str(name_or_path)
         for name in [name for name in kwargs if hasattr(config, name)]:
             setattr(config, name, kwargs.pop(name))
         return (config, kwargs) if return_unused_kwargs else config
 
 
-def place_tokens(directory: Path) -> tuple[int, int]:
-    """The ids that `<image>` and `<video>` have in the tokenizer of `directory`."""
+def place_tokens(directory: Path, original: dict) -> dict[str, int | list[list[int]]]:
+    """What a configuration says of the tokenizer in `directory`: the placeholders' ids, what opens a turn of a chat."""
     files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
-    return _place_tokens(directory, tuple(path.stat().st_mtime_ns for path in files))
+    uses_start_end = bool(original.get("mm_use_im_start_end"))
+    return _place_tokens(directory, tuple(path.stat().st_mtime_ns for path in files), uses_start_end)
 
 
 @lru_cache(maxsize=8)  # pipelines read a configuration several times, and a big vocabulary takes seconds
-def _place_tokens(directory: Path, times: tuple[int, ...]) -> tuple[int, int]:
+def _place_tokens(directory: Path, times: tuple[int, ...], uses_start_end: bool) -> dict[str, int | list[list[int]]]:
     tokenizer, _ = convert_tokenizer(directory)
-    return tokenizer.image_token_id, tokenizer.video_token_id
+    ids = {"image_token_id": tokenizer.image_token_id, "video_token_id": tokenizer.video_token_id}
+    try:
+        template = choose_chat_template(None, tokenizer, {"mm_use_im_start_end": uses_start_end})
+    except ValueError:  # a model can be loaded without knowing how its chats are written
+        return ids
+    return ids | find_turn_headers(tokenizer, template)
 
 
 def read_dtype(original: dict) -> torch.dtype:
@@ -202,66 +223,30 @@ def find_tower(original: dict, checkpoint: str | os.PathLike) -> str:
     return str(beside.resolve()) if beside.is_dir() else name
 
 
-_COMPRESSOR = r"^model\.compressor\."
-WEIGHT_MAPPING = [
-    WeightRenaming(r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
-    WeightRenaming(r"^model\.prefusion_layers\.", r"model.prefusion.layers."),
-    WeightRenaming(r"^model\.mm_projector\.(weight|bias)$", r"model.multi_modal_projector.linear_1.\1"),
-    # A sequence of linear layers with activations at the odd places.
-    *(
-        WeightRenaming(rf"^model\.mm_projector\.{2 * i}\.", rf"model.multi_modal_projector.linear_{i + 1}.")
-        for i in range(8)
-    ),
-    WeightRenaming(_COMPRESSOR + r"ln_q\.", r"model.compressor.query_norm."),
-    WeightRenaming(_COMPRESSOR + r"ln_kv\.", r"model.compressor.key_norm."),
-    WeightRenaming(_COMPRESSOR + r"attn\.out_proj\.", r"model.compressor.out_proj."),
-    WeightRenaming(r"^model\.vision_tower\.vision_tower\.vision_model\.", r"model.vision_tower."),
-    *(
-        WeightConverter(
-            f"compressor.attn.in_proj_{kind}",
-            [f"compressor.{part}_proj.{kind}" for part in "qkv"],
-            operations=[Chunk(dim=0)],
-        )
-        for kind in ("weight", "bias")
-    ),
-]
-
-
-class LlavaMiniLlamaForCausalLM(LlavaMiniForConditionalGeneration):
-    """
-    The authors' name of the model, under which their weights load. A mapping for the model itself would also rename
-    what it saves.
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq$", r"embeddings\.position_ids$"]
-
-
-register_checkpoint_conversion_mapping(LlavaMiniLlamaForCausalLM.__name__, WEIGHT_MAPPING, overwrite=True)
-
-
 def load_original(
-    model_class: type[LlavaMiniForConditionalGeneration] | type[LlavaMiniModel],
+    load: Callable[..., tuple[PreTrainedModel, dict]],
     name_or_path: str | os.PathLike,
     original: dict,
     *args,
     config: PreTrainedConfig | None = None,
-    output_loading_info: bool = False,
     **kwargs,
-):
+) -> tuple[PreTrainedModel, dict]:
     """
-    `from_pretrained` for the authors' layout. Weights are renamed while they load; a tower that is not among them comes
-    from where `mm_vision_tower` says.
+    A model from the authors' layout. Weights are renamed while they load; a tower that is not among them comes from
+    where `mm_vision_tower` says.
 
     Args:
+        load: `from_pretrained` of a class whose weights are renamed as the table of names says.
         original: the checkpoint's config.json.
+
+    Returns:
+        The model and what `output_loading_info=True` tells of it.
 
     Raises:
         ValueError: weights are missing or too many.
     """
     if not isinstance(config, LlavaMiniConfig):
         config = LlavaMiniOriginalConfig.from_dict(original, name_or_path=name_or_path)
-    # The base class's, since the model's own ends here.
-    load = super(LlavaMiniPreTrainedModel, LlavaMiniLlamaForCausalLM).from_pretrained
     kwargs.setdefault("ignore_mismatched_sizes", True)  # refused below, with their names
     model, info = load(name_or_path, *args, config=config, output_loading_info=True, **kwargs)
     prefix = "model.vision_tower."
@@ -279,11 +264,7 @@ def load_original(
                 f"{name_or_path} does not load as a LLaVA-Mini checkpoint: {kind.replace('_', ' ')} such as "
                 f"{sorted(info[kind], key=str)[0]!r}. Download it again. {CONVERT_HINT}"
             )
-    # From here on it is our model, which saves under our names.
-    model.__class__ = LlavaMiniForConditionalGeneration
-    model._weight_conversions = []
-    model = model.model if issubclass(model_class, LlavaMiniModel) else model
-    return (model, info) if output_loading_info else model
+    return model, info
 
 
-__all__ = ["LlavaMiniLlamaForCausalLM", "LlavaMiniOriginalConfig"]
+__all__ = ["LlavaMiniOriginalConfig"]

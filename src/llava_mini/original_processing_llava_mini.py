@@ -2,26 +2,16 @@
 """The processor of the authors' checkpoints as they are, which hold its parts and settings in several places."""
 
 import os
-from pathlib import Path
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import is_torchvision_available
 
 from .configuration_llava_mini import LlavaMiniConfig
-from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
 from .original_llava_mini import CONVERT_HINT, LlavaMiniOriginalConfig, find_tower
-from .original_tokenizer_llava_mini import convert_tokenizer, tokenizer_directory
-from .processing_llava_mini import LlavaMiniProcessor
+from .original_tokenizer_llava_mini import choose_chat_template, convert_tokenizer, tokenizer_directory
 
 
-if is_torchvision_available():
-    from .image_processing_llava_mini import LlavaMiniImageProcessor
-    from .video_processing_llava_mini import LlavaMiniVideoProcessor
-
-
-CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
-CHAT_TEMPLATE_NAMES = ("llama3", "vicuna_v1")
 # What the pixels depend on; the rest of a CLIP's preprocessor_config.json names classes.
 PIXEL_SETTINGS = (
     "do_resize",
@@ -37,21 +27,36 @@ PIXEL_SETTINGS = (
 )
 
 
-def convert_processor(
+@dataclass
+class OriginalProcessor:
+    """
+    What the processor of the authors' checkpoint is made of.
+
+    Args:
+        tokenizer: with tokens for the places of images and videos.
+        pixels (`dict`): settings of both the image and the video processor.
+        do_pad (`bool`): whether images are padded to a square; videos never are.
+        chat_template (`str`), compressor_size (`int`).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pixels: dict
+    do_pad: bool
+    chat_template: str
+    compressor_size: int
+
+
+def describe_processor(
     config: LlavaMiniConfig,
     original_config: dict,
     tokenizer: PreTrainedTokenizerBase,
     preprocessor: dict,
     template: str,
-    backend: str | None = None,
-) -> LlavaMiniProcessor:
+) -> OriginalProcessor:
     """
-    The processor for a converted checkpoint.
-
     Args:
         preprocessor: the tower's `preprocessor_config.json`, or nothing for CLIP's settings at the tower's size.
         template: text of the chat template.
-        backend: "pil" for the authors' exact image pixels, by default "torchvision".
 
     Raises:
         ValueError: the preprocessor makes pixels of another size than the tower reads.
@@ -66,60 +71,16 @@ def convert_processor(
             f"{size} x {size} pixels: pass a tower whose files belong together with --vision-tower."
         )
     settings["resolution_ratio"] = config.resolution_ratio
-    # Without torchvision images are read by Pillow, and videos are not.
-    has_torchvision = is_torchvision_available()
-    is_pil = backend == "pil" or not has_torchvision
-    image_processor_class = LlavaMiniImageProcessorPil if is_pil else LlavaMiniImageProcessor
-    return LlavaMiniProcessor(
-        image_processor=image_processor_class(**settings, do_pad=original_config.get("image_aspect_ratio") == "pad"),
-        tokenizer=tokenizer,
-        video_processor=LlavaMiniVideoProcessor(**settings) if has_torchvision else None,
-        chat_template=template,
-        compressor_size=config.compressor_size,
-    )
+    do_pad = original_config.get("image_aspect_ratio") == "pad"
+    return OriginalProcessor(tokenizer, settings, do_pad, template, config.compressor_size)
 
 
-def choose_chat_template(name: str | None, tokenizer: PreTrainedTokenizerBase, original_config: dict) -> str:
+def read_original_processor(name_or_path: str | os.PathLike, original: dict, **hub_options) -> OriginalProcessor:
     """
-    The text of a chat template.
-
-    Args:
-        name: one of ours or a file; by default the one whose tokens the tokenizer has.
-
-    Raises:
-        ValueError: no such template, none that fits, or one that leaves out tokens the model was trained with.
-    """
-    if name is None:
-        if "<|start_header_id|>" in tokenizer.get_vocab():
-            name = "llama3"
-        elif tokenizer.eos_token == "</s>":
-            name = "vicuna_v1"
-        else:
-            raise ValueError(
-                "The tokenizer has neither Llama 3's nor Vicuna's tokens: say how a chat is written with "
-                f"--chat-template, one of {', '.join(CHAT_TEMPLATE_NAMES)} or a Jinja file."
-            )
-    path = CHAT_TEMPLATES / f"{name}.jinja" if name in CHAT_TEMPLATE_NAMES else Path(name)
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: --chat-template takes {', '.join(CHAT_TEMPLATE_NAMES)} or a file.")
-    template = path.read_text(encoding="utf-8")
-    if original_config.get("mm_use_im_start_end") and "<im_start>" not in template:
-        raise ValueError(
-            "The checkpoint was trained with <im_start> and <im_end> around images (`mm_use_im_start_end`): pass a "
-            "template that writes them with --chat-template FILE."
-        )
-    return template
-
-
-def load_original_processor(
-    name_or_path: str | os.PathLike, original: dict, backend: str | None = None, **hub_options
-) -> LlavaMiniProcessor:
-    """
-    The processor of the authors' checkpoint, as the converter writes it.
+    What the converter would write of the authors' checkpoint.
 
     Args:
         original: the checkpoint's config.json.
-        backend: as of `LlavaMiniProcessor.from_pretrained`.
         hub_options: where on the Hub the checkpoint is.
 
     Raises:
@@ -135,7 +96,7 @@ def load_original_processor(
     except OSError:  # a tower without one has CLIP's settings
         preprocessor = {}
     template = choose_chat_template(None, tokenizer, original)
-    return convert_processor(config, original, tokenizer, preprocessor, template, backend)
+    return describe_processor(config, original, tokenizer, preprocessor, template)
 
 
-__all__ = ["load_original_processor"]
+__all__ = ["OriginalProcessor", "read_original_processor"]

@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 
+CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+CHAT_TEMPLATE_NAMES = ("llama3", "vicuna_v1")
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -35,6 +37,38 @@ class PlacedToken:
 
     token_id: int
     origin: str
+
+
+def choose_chat_template(name: str | None, tokenizer: PreTrainedTokenizerBase, original_config: dict) -> str:
+    """
+    The text of a chat template.
+
+    Args:
+        name: one of ours or a file; by default the one whose tokens the tokenizer has.
+
+    Raises:
+        ValueError: no such template, none that fits, or one that leaves out tokens the model was trained with.
+    """
+    if name is None:
+        if "<|start_header_id|>" in tokenizer.get_vocab():
+            name = "llama3"
+        elif tokenizer.eos_token == "</s>":
+            name = "vicuna_v1"
+        else:
+            raise ValueError(
+                "The tokenizer has neither Llama 3's nor Vicuna's tokens: say how a chat is written with "
+                f"--chat-template, one of {', '.join(CHAT_TEMPLATE_NAMES)} or a Jinja file."
+            )
+    path = CHAT_TEMPLATES / f"{name}.jinja" if name in CHAT_TEMPLATE_NAMES else Path(name)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: --chat-template takes {', '.join(CHAT_TEMPLATE_NAMES)} or a file.")
+    template = path.read_text(encoding="utf-8")
+    if original_config.get("mm_use_im_start_end") and "<im_start>" not in template:
+        raise ValueError(
+            "The checkpoint was trained with <im_start> and <im_end> around images (`mm_use_im_start_end`): pass a "
+            "template that writes them with --chat-template FILE."
+        )
+    return template
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -118,4 +152,4 @@ def tokenizer_directory(name_or_path: str | os.PathLike, **hub_options) -> Path 
     return folder if folder is not None and has_tokenizer(folder) else None
 
 
-__all__ = ["convert_tokenizer", "tokenizer_directory"]
+__all__ = ["choose_chat_template", "convert_tokenizer", "tokenizer_directory"]

@@ -14,6 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .compressor_llava_mini import LlavaMiniCompressor, sine_cosine_table
 from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE, LlavaMiniConfig
+from .original_llava_mini import load_original
 from .versions_llava_mini import CACHE_NAMES
 
 
@@ -41,6 +42,8 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # What quantisation leaves alone unless it is told otherwise: the vision part, small and read by everything else.
     _modules_to_not_quantize: tuple[str, ...] = ()
+    # The classes that the authors' weights load as, and that they then are of; set where the models are defined.
+    _original_classes: tuple[type[PreTrainedModel], type[PreTrainedModel]]
 
     @classmethod
     def from_pretrained(
@@ -72,11 +75,8 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
             hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             values, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
             if values.get("model_type") == ORIGINAL_MODEL_TYPE:
-                # Not at the top: it needs the model classes.
-                from .original_llava_mini import load_original
-
-                kwargs["output_loading_info"] = output_loading_info
-                return load_original(cls, pretrained_model_name_or_path, values, *args, **kwargs)
+                model, info = cls._load_original(pretrained_model_name_or_path, values, *args, **kwargs)
+                return (model, info) if output_loading_info else model
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
@@ -99,6 +99,31 @@ class LlavaMiniPreTrainedModel(PreTrainedModel):
                 f"{', '.join(PARTS)} that are to start at random."
             )
         return model
+
+    @classmethod
+    def is_backend_compatible(cls) -> bool:
+        """
+        vLLM asks before it runs a model of transformers as its own, which of this one would leave out pre-fusion.
+
+        Raises:
+            ImportError: always; with our plugin vLLM does not ask.
+        """
+        raise ImportError(
+            "vLLM would run LLaVA-Mini's language model without pre-fusion, and answer wrongly. Install the plugin "
+            "(`pip install 'llava-mini-hf[vllm]'`), let vLLM load it (`VLLM_PLUGINS` unset, or with 'llava_mini'), and "
+            "leave `--model-impl` out."
+        )
+
+    @classmethod
+    def _load_original(cls, name_or_path: str | os.PathLike, original: dict, *args, **kwargs):
+        """A model from the authors' layout; from here on it is ours, and saves under our names."""
+        import_class, own_class = cls._original_classes
+        # The base class's, since the model's own would come back here.
+        load = super(LlavaMiniPreTrainedModel, import_class).from_pretrained
+        model, info = load_original(load, name_or_path, original, *args, **kwargs)
+        model.__class__ = own_class
+        model._weight_conversions = []
+        return (model if issubclass(own_class, cls) else model.model), info
 
     @classmethod
     def _skip_modules(cls, quantization_config: QuantizationConfigMixin | dict) -> QuantizationConfigMixin:

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,14 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, cached_file, is_torc
 from transformers.video_utils import VideoInput
 
 from .configuration_llava_mini import HUB_OPTIONS, ORIGINAL_MODEL_TYPE
+from .image_processing_pil_llava_mini import LlavaMiniImageProcessorPil
+from .original_processing_llava_mini import OriginalProcessor, read_original_processor
+from .turn_headers_llava_mini import find_turn_headers
+
+
+if is_torchvision_available():
+    from .image_processing_llava_mini import LlavaMiniImageProcessor
+    from .video_processing_llava_mini import LlavaMiniVideoProcessor
 
 
 logger = logging.get_logger(__name__)
@@ -98,11 +107,9 @@ class LlavaMiniProcessor(ProcessorMixin):
                 "pil" for the authors' exact image pixels, "torchvision" for speed; by default what is installed.
         """
         if original := _read_original_config(pretrained_model_name_or_path, kwargs):
-            # Not at the top: it needs this class.
-            from .original_processing_llava_mini import load_original_processor
-
             hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            return load_original_processor(pretrained_model_name_or_path, original, backend, **hub_options)
+            parts = read_original_processor(pretrained_model_name_or_path, original, **hub_options)
+            return cls.from_original(parts, backend)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if backend is not None:
             # Passed on to all parts, it would reach the video processor, which has one backend and refuses others.
@@ -110,6 +117,19 @@ class LlavaMiniProcessor(ProcessorMixin):
                 pretrained_model_name_or_path, backend=backend, **kwargs
             )
         return processor
+
+    @classmethod
+    def from_original(cls, parts: OriginalProcessor, backend: str | None = None) -> "LlavaMiniProcessor":
+        """The processor of the authors' checkpoint with these `parts`; `backend` as of `from_pretrained`."""
+        pil = backend == "pil" or not is_torchvision_available()
+        image_processor_class = LlavaMiniImageProcessorPil if pil else LlavaMiniImageProcessor
+        return cls(
+            image_processor_class(**parts.pixels, do_pad=parts.do_pad),
+            parts.tokenizer,
+            LlavaMiniVideoProcessor(**parts.pixels) if is_torchvision_available() else None,
+            chat_template=parts.chat_template,
+            compressor_size=parts.compressor_size,
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> list[str]:
         """As in the base class."""
@@ -254,7 +274,8 @@ class LlavaMiniProcessor(ProcessorMixin):
             return conversation  # something of upstream's, which it knows how to read
         return [self._plain(message) for message in conversation]
 
-    def _plain(self, message: dict | list) -> dict | list:
+    def _plain(self, message) -> dict | list:
+        message = _as_plain_data(message)
         if isinstance(message, (list, tuple)):
             return [self._plain(part) for part in message]
         if not isinstance(message, dict) or "role" not in message:
@@ -264,20 +285,19 @@ class LlavaMiniProcessor(ProcessorMixin):
             return message | {"content": self._break_placeholders(content)}
         if not isinstance(content, (list, tuple)):
             return message
-        for part in content:
-            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-                raise ValueError(
-                    "A part of a message's content has to be a dictionary with a 'type' (text, image or video), but "
-                    f"one is {part!r:.80}."
-                )
-            if part["type"] == "text" and not isinstance(part.get("text"), str):
-                raise ValueError(f"A part of type 'text' has to have a string as 'text', but one is {part!r:.80}.")
-        return message | {
-            "content": [
-                part | {"text": self._break_placeholders(part["text"])} if part["type"] == "text" else part
-                for part in content
-            ]
-        }
+        return message | {"content": [self._plain_part(_as_plain_data(part)) for part in content]}
+
+    def _plain_part(self, part: dict) -> dict:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise ValueError(
+                "A part of a message's content has to be a dictionary with a 'type' (text, image or video), but one is "
+                f"{part!r:.80}."
+            )
+        if part["type"] != "text":
+            return part
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"A part of type 'text' has to have a string as 'text', but one is {part!r:.80}.")
+        return part | {"text": self._break_placeholders(part["text"])}
 
     def _break_placeholders(self, text: str) -> str:
         for token in (self.image_token, self.video_token):
@@ -296,33 +316,7 @@ class LlavaMiniProcessor(ProcessorMixin):
         >>> model.config.update(processor.find_turn_headers())
         ```
         """
-        word = "word"
-        turns = [{"role": role, "content": word} for role in ("user", "assistant", "user")]
-        plain = self.apply_chat_template(turns, tokenize=False)
-        prompt = self.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        opening = prompt.removeprefix(plain)
-        texts = plain.split(word)
-        if not (self.tokenizer.is_fast and opening and opening != prompt and len(texts) >= 4):
-            return {"assistant_headers": [], "user_headers": []}
-        asking = os.path.commonprefix([texts[-4][::-1], texts[-2][::-1]])[::-1].rstrip(" ")
-        found = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        return {
-            "assistant_headers": _ids_of(opening, prompt, found),
-            "user_headers": _ids_of(asking, prompt, found) if asking else [],
-        }
-
-
-def _ids_of(piece: str, text: str, encoded: BatchFeature) -> list[list[int]]:
-    """The ids of every occurrence of `piece` in `text`, each sequence once."""
-    found: list[list[int]] = []
-    start = text.find(piece)
-    while start >= 0:
-        spans = zip(encoded["input_ids"], encoded["offset_mapping"])
-        ids = [token for token, (first, end) in spans if first < start + len(piece) and end > start]
-        if ids not in found:
-            found.append(ids)
-        start = text.find(piece, start + 1)
-    return found
+        return find_turn_headers(self.tokenizer, self.chat_template)
 
 
 def _read_original_config(name_or_path: str | os.PathLike, options: dict) -> dict | None:
@@ -333,6 +327,17 @@ def _read_original_config(name_or_path: str | os.PathLike, options: dict) -> dic
         return None
     values, _ = PreTrainedConfig.get_config_dict(name_or_path, **quiet)
     return values if values.get("model_type") == ORIGINAL_MODEL_TYPE else None
+
+
+def _as_plain_data(value):
+    """Objects that stand for messages (OpenAI's, LangChain's, dataclasses) as what they hold, else what came."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif callable(getattr(value, "model_dump", None)):
+        value = value.model_dump()
+    else:
+        return getattr(value, "messages", value)
+    return {name: part for name, part in value.items() if part is not None}
 
 
 def _add_text_fusion_mask(inputs: BatchFeature) -> None:

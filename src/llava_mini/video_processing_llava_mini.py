@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
     ChannelDimension,
-    PILImageResampling,
     SizeDict,
     is_valid_image,
 )
@@ -24,7 +21,7 @@ from transformers.video_utils import VideoInput, VideoMetadata, is_valid_video_f
 
 from .image_processing_llava_mini import LlavaMiniTorchvisionMixin
 from .image_processing_pil_llava_mini import check_same_size, count_crops
-from .image_reading_llava_mini import MAX_PIXELS, as_array, to_8_bit
+from .image_reading_llava_mini import as_array, to_8_bit
 from .video_reading_llava_mini import open_video, resize_nearest
 
 
@@ -103,24 +100,11 @@ class LlavaMiniVideoProcessor(LlavaMiniTorchvisionMixin, BaseVideoProcessor):
     model_input_names = ["pixel_values_videos", "video_num_frames"]
     valid_kwargs = LlavaMiniVideoProcessorKwargs
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 336}
-    default_to_square = False
-    crop_size = {"height": 336, "width": 336}
-    do_convert_rgb = True
     do_pad = False
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
     do_sample_frames = True
     fps = 1
     num_frames = None
-    resolution_ratio = 1
     keep_aspect_ratio = False
-    max_pixels = MAX_PIXELS
     trust_frame_rate = False
     min_decodable_share = MIN_DECODABLE_SHARE
 

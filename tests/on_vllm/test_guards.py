@@ -5,11 +5,13 @@ import pytest
 
 pytest.importorskip("vllm.engine", reason="vLLM is not installed")
 
+import shutil
 import subprocess
 import sys
 
 from asking import engine
 
+from llava_mini.conversion.hub import CardFacts, prepare_repository
 from llava_mini.vllm.serve import check_checkpoint, check_installation, complete
 
 
@@ -55,12 +57,8 @@ def test_without_the_plugin_a_checkpoint_is_unknown(checkpoints, monkeypatch):
 
 def test_without_the_plugin_code_from_the_hub_is_no_way_round(checkpoints, monkeypatch, tmp_path):
     """A repository with the model code beside it, which vLLM would run without pre-fusion."""
-    import shutil
-
-    from hub import add_code
-
     shutil.copytree(checkpoints("tiny"), tmp_path / "repository")
-    add_code(tmp_path / "repository")
+    prepare_repository(tmp_path / "repository", "someone/tiny", CardFacts("Tiny"))
     assert "llava-mini-hf[vllm]" in start(tmp_path / "repository", monkeypatch, "trust_remote_code")
 
 

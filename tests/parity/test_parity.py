@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from key_mapping import rename_key
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from llava_mini.compressor_llava_mini import sine_cosine_table
+from llava_mini.original_names_llava_mini import rename_key
 from llava_mini.visuals_llava_mini import arrange_crops
 
 

@@ -2,8 +2,7 @@
 """The model as vLLM runs it: our own front, and vLLM's own language model."""
 
 import copy
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,7 @@ from vllm.sequence import IntermediateTensors
 
 from llava_mini.configuration_llava_mini import ORIGINAL_MODEL_TYPE, LlavaMiniConfig
 from llava_mini.front_llava_mini import LlavaMiniFront
-from llava_mini.original_llava_mini import LlavaMiniLlamaForCausalLM, find_tower
+from llava_mini.original_llava_mini import find_tower
 from llava_mini.vllm.processing import (
     MODALITIES,
     LlavaMiniDummyInputsBuilder,
@@ -211,9 +210,8 @@ def read_original_config(source: str, revision: str | None) -> dict | None:
     return values if values.get("model_type") == ORIGINAL_MODEL_TYPE else None
 
 
-def drop_unread(weights: Weights, config: LlavaMiniConfig) -> Iterable[tuple[str, torch.Tensor]]:
-    """Without tower layers behind the selected one and what old files hold beside weights."""
+def drop_unread(weights: Weights, config: LlavaMiniConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """Without tower layers behind the selected one, which checkpoints may hold."""
     layers = range(config.num_vision_layers, config.vision_config.num_hidden_layers)
-    patterns = [rf"vision_tower\..*layers\.{i}\." for i in layers]
-    unread = [re.compile(p) for p in patterns + LlavaMiniLlamaForCausalLM._keys_to_ignore_on_load_unexpected]
-    return ((name, tensor) for name, tensor in weights if not any(pattern.search(name) for pattern in unread))
+    prefixes = tuple(f"{TOWER}encoder.layers.{i}." for i in layers)
+    return ((name, tensor) for name, tensor in weights if not name.startswith(prefixes))

@@ -155,8 +155,8 @@ class LlavaMiniMultiModalProcessor(BaseMultiModalProcessor[LlavaMiniProcessingIn
         for modality, token_id in (("image", config.image_token_id), ("video", config.video_token_id)):
             if (held := prompt.count(token_id)) != len(given[modality]):
                 raise ValueError(
-                    f"Got {len(given[modality])} {modality}s and {held} {tokens[modality]!r} placeholders in the prompt. "
-                    "Write one for each, or let the chat template do it."
+                    f"Got {len(given[modality])} {modality}s and {held} {tokens[modality]!r} placeholders in the "
+                    "prompt. Write one for each, or let the chat template do it."
                 )
 
     def _read(self, images: list, videos: list, length: int) -> dict[str, torch.Tensor]:
@@ -207,8 +207,8 @@ class LlavaMiniMultiModalProcessor(BaseMultiModalProcessor[LlavaMiniProcessingIn
         limit = self.info.ctx.model_config.max_model_len
         if length > limit:
             raise ValueError(
-                f"The prompt has {length} tokens, more than this server's {limit}: send fewer images, frames (`fps` and "
-                "`num_frames` of `media_io_kwargs`) or words."
+                f"The prompt has {length} tokens, more than this server's {limit}: send fewer images, frames (`fps` "
+                "and `num_frames` of `media_io_kwargs`) or words."
             )
 
     def _expand(self, prompt: list[int], num_frames: list[int]) -> list[int]:

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from transformers import CLIPVisionModel
-from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-from llava_mini.original_llava_mini import WEIGHT_MAPPING
+from llava_mini.original_names_llava_mini import ignored_reason, rename_key
 
 
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -15,20 +14,11 @@ TOWER = "model.vision_tower."
 
 
 def rename_original(weights: Weights) -> Iterator[tuple[str, torch.Tensor]]:
-    """The authors' weights under our names, one at a time, by the mapping with which `from_pretrained` loads them."""
-    renamings = [rule for rule in WEIGHT_MAPPING if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in WEIGHT_MAPPING if isinstance(rule, WeightConverter)]
+    """The authors' weights under our names, one at a time; what no LLaVA-Mini has keeps its name and is refused."""
     for name, tensor in weights:
-        for renaming in renamings:
-            name, _ = renaming.rename_source_key(name)
-        for converter in converters:
-            first, source = converter.rename_source_key(name)
-            if source is not None:  # one tensor for query, key and value
-                names = [first.replace(converter.target_patterns[0], own) for own in converter.target_patterns]
-                yield from zip(names, tensor.chunk(len(names)))
-                break
-        else:
-            yield name, tensor
+        if ignored_reason(name) is None:
+            names = rename_key(name) or (name,)
+            yield from zip(names, tensor.chunk(len(names)))
 
 
 def read_tower(name_or_path: str, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,12 +8,12 @@ import zlib
 from typing import Literal
 
 import torch
-from checkpoint_io import LazyTensor, Tensors
-from conversion_report import Report
-from model_layout import NEW_PARTS
 
 from llava_mini import LlavaMiniConfig
 from llava_mini.compressor_llava_mini import sine_cosine_table
+from llava_mini.conversion.mapping.model_layout import NEW_PARTS
+from llava_mini.conversion.reading.checkpoint_io import LazyTensor, Tensors
+from llava_mini.conversion.writing.conversion_report import Report
 
 
 EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from checkpoint_io import IN_PROGRESS, Tensors
+from llava_mini.conversion.reading.checkpoint_io import IN_PROGRESS, Tensors
 
 
 try:

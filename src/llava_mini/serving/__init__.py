@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
-"""`llava-mini serve`: transformers' own server, told about LLaVA-Mini; or vLLM's."""
+"""`llava-mini serve`: transformers' own server, behind a guard that trusts nobody; or vLLM's."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 
 
 def add_serve_parser(commands: argparse._SubParsersAction):
-    """Adds `serve` to a command line; its options are those of the engine's server, which parses them itself."""
-    text = "run transformers' or, with --engine vllm, vLLM's server (OpenAI's protocol) for a converted checkpoint"
+    """Adds `serve` to a command line; its options are those of the engine's server, parsed there."""
+    text = "serve a converted checkpoint over HTTP (OpenAI's protocol)"
     # No character starts an option here, so that all of them, --help included, get through.
     command = commands.add_parser("serve", help=text, add_help=False, prefix_chars=" ")
     command.add_argument("options", nargs=argparse.REMAINDER)
@@ -34,24 +34,25 @@ def serve_with_engine(options: Sequence[str]):
 
 def serve(options: Sequence[str]):
     """
-    Runs `transformers serve` with LLaVA-Mini among the models it knows; ends with the process.
+    Runs `transformers serve` with LLaVA-Mini among the models it knows and our guard in front; ends with the process.
 
     Args:
-        options (`list[str]`): as for `transformers serve`: a checkpoint, `--host`, `--port`, ...
+        options (`list[str]`): a checkpoint, our options (see `Settings`) and those of `transformers serve`.
 
     Raises:
         ImportError: the server's packages are missing.
+        ValueError: the checkpoint is no LLaVA-Mini, or an option makes no sense.
     """
     if not is_serve_available():
         raise ImportError("The server needs more packages: `pip install 'llava-mini-hf[serve]'`.")
     # Not at the top: the command line would take longer to start for `ask` as well.
-    import typer
-    from transformers.cli.serve import Serve
+    try:
+        from llava_mini.serving.command import run
+    except ModuleNotFoundError as error:
+        raise ImportError(f"The server needs {error.name} too: `pip install 'llava-mini-hf[serve]'`.") from error
 
     register()
-    app = typer.Typer(add_completion=False)
-    app.command(help="transformers' server, with LLaVA-Mini among the models it knows.")(Serve)
-    app(args=list(options), prog_name="llava-mini serve")
+    run(list(options))
 
 
 def register():

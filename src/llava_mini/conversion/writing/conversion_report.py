@@ -8,8 +8,8 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from checkpoint_io import write_json
-from tokenizer_conversion import TOKENIZER_FILES
+from llava_mini.conversion.mapping.tokenizer_conversion import TOKENIZER_FILES
+from llava_mini.conversion.reading.checkpoint_io import write_json
 
 
 ORIGINAL_FOLDER = "original"

@@ -1,15 +1,17 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """Whether a converted checkpoint is what it should be, going by what the Auto classes make of it."""
 
+import argparse
+import sys
 from pathlib import Path
 
 import torch
-from checkpoint_io import Tensors, is_finite, read_checkpoint
 from jinja2 import TemplateError
-from model_layout import common_dtype, expected_shapes
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 import llava_mini  # noqa: F401 (registers the Auto classes)
+from llava_mini.conversion.mapping.model_layout import common_dtype, expected_shapes
+from llava_mini.conversion.reading.checkpoint_io import Tensors, is_finite, read_checkpoint
 
 
 # The authors' float32 numbers on CPU; sums are taken in another order here.
@@ -166,3 +168,17 @@ def expand_ids(input_ids: torch.Tensor, token_id: int, count: int) -> torch.Tens
     """The authors' ids `(B, S)` with `count` placeholders instead of their one."""
     rows = [torch.where(row == ORIGINAL_IMAGE_ID, token_id, row) for row in input_ids]
     return torch.stack([row.repeat_interleave(torch.where(row == token_id, count, 1)) for row in rows])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`llava-mini verify`: runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="llava-mini verify", description="Load a converted checkpoint and check it.")
+    parser.add_argument("directory", metavar="CONVERTED", help="what the converter wrote")
+    parser.add_argument("--expected", metavar="DIR", help="the authors' numbers, as in tests/golden/standard")
+    options = parser.parse_args(arguments)
+    try:
+        print("\n".join(verify(options.directory, expected=options.expected)))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -5,12 +5,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_io import WEIGHT_FILE_PATTERNS, Tensors, find_local, locate, read_checkpoint, read_json
 from huggingface_hub.errors import StrictDataclassError
-from key_mapping import ORIGINAL_TOWER
 from transformers import CLIPVisionConfig
 
 from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.conversion.mapping.key_mapping import ORIGINAL_TOWER
+from llava_mini.conversion.reading.checkpoint_io import (
+    WEIGHT_FILE_PATTERNS,
+    Tensors,
+    find_local,
+    locate,
+    read_checkpoint,
+    read_json,
+)
 
 
 TOWER_FILES = ("config.json", "preprocessor_config.json", *WEIGHT_FILE_PATTERNS)

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from checkpoint_io import (
+
+from llava_mini import LlavaMiniConfig
+from llava_mini.conversion.mapping.key_mapping import strip_training_prefix
+from llava_mini.conversion.mapping.tokenizer_conversion import has_tokenizer
+from llava_mini.conversion.reading.checkpoint_io import (
     WEIGHT_FILE_PATTERNS,
     LazyTensor,
     Tensors,
@@ -19,10 +23,6 @@ from checkpoint_io import (
     read_json,
     read_weights_file,
 )
-from key_mapping import strip_training_prefix
-from tokenizer_conversion import has_tokenizer
-
-from llava_mini import LlavaMiniConfig
 
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -6,9 +6,9 @@ The authors' generation settings, and the way of a tokenizer back to them; the w
 
 from pathlib import Path
 
-from checkpoint_io import read_json, write_json
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from llava_mini.conversion.reading.checkpoint_io import read_json, write_json
 from llava_mini.original_tokenizer_llava_mini import (  # noqa: F401 (offered here together)
     IMAGE_TOKEN,
     TOKENIZER_FILES,

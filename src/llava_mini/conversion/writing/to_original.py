@@ -13,7 +13,15 @@ import shutil
 from pathlib import Path
 
 import torch
-from checkpoint_io import (
+
+from llava_mini import LlavaMiniConfig
+from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.conversion.mapping.config_mapping import restore_config
+from llava_mini.conversion.mapping.key_mapping import ORIGINAL_TOWER, TOWER
+from llava_mini.conversion.mapping.model_layout import check_dtypes, check_tensors, expected_shapes
+from llava_mini.conversion.mapping.new_parts import EMBEDDINGS
+from llava_mini.conversion.mapping.tokenizer_conversion import TOKENIZER_FILES, write_for_transformers_4
+from llava_mini.conversion.reading.checkpoint_io import (
     LazyTensor,
     Tensors,
     find_local,
@@ -22,17 +30,10 @@ from checkpoint_io import (
     write_checkpoint,
     write_json,
 )
-from config_mapping import restore_config
-from conversion_report import ORIGINAL_FOLDER, REPORT_FILE, Report
-from key_mapping import ORIGINAL_TOWER, TOWER, rename_key, restore_key
-from model_layout import check_dtypes, check_tensors, expected_shapes
-from new_parts import EMBEDDINGS
-from output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
-from tokenizer_conversion import TOKENIZER_FILES, write_for_transformers_4
-from vision_tower import read_vision_tower
-
-from llava_mini import LlavaMiniConfig
-from llava_mini.configuration_llava_mini import DEFAULT_VISION_CONFIG
+from llava_mini.conversion.reading.vision_tower import read_vision_tower
+from llava_mini.conversion.writing.conversion_report import ORIGINAL_FOLDER, REPORT_FILE, Report
+from llava_mini.conversion.writing.output_directory import atomic_directory, check_disk_space, check_no_input_is_inside
+from llava_mini.original_names_llava_mini import rename_key, restore_key
 
 
 # The tower of the authors' releases, which DEFAULT_VISION_CONFIG describes.

@@ -4,11 +4,11 @@
 from collections import Counter
 
 import torch
-from checkpoint_io import Tensors
-from key_mapping import TOWER
 from transformers import AutoModel
 
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration
+from llava_mini.conversion.mapping.key_mapping import TOWER
+from llava_mini.conversion.reading.checkpoint_io import Tensors
 
 
 # What models compute with. Anything else is quantised, or something other than weights.
