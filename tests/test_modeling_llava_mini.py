@@ -24,7 +24,8 @@ from tiny import (
 )
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 
-from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniModel, front_llava_mini
+from llava_mini.prefusion_llava_mini import LlavaMiniPreFusion
 
 
 # Float32 sums in another order (batched matrix products, padded masks): 1e-5 is the project's bar, see PARITY.
@@ -111,6 +112,39 @@ def test_two_step_prefusion_equals_one_plain_sequence(model, name):
         embeds = model.model.embed_prompt(inputs["input_ids"])
         fused = model.model.fuse_modalities(inputs["input_ids"], embeds, None, visuals)[0] if visuals else embeds
         torch.testing.assert_close(fused[0], reference_inputs_embeds(model, row), **TOLERANCE)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_text_is_read_in_pieces(model, keep, monkeypatch):
+    """Any number of text tokens at a time gives the same, and masks are no larger than that number of rows."""
+    batch = collate(make_rows(model.config))
+    visuals = {name: batch[name] for name in ("pixel_values", "pixel_values_videos", "video_num_frames")}
+
+    def fuse():
+        embeds = model.model.embed_prompt(batch["input_ids"])
+        opened = model.model.open_visuals(**visuals)
+        with torch.no_grad():
+            fused, encoded = model.model.fuse_modalities(
+                batch["input_ids"], embeds, batch["attention_mask"], opened, keep_key_values=keep
+            )
+        return [fused] + [t for chunk in encoded.values() for t in chunk.tensors().values()]
+
+    whole = fuse()
+    create_mask, rows = LlavaMiniPreFusion.create_mask, []
+
+    def watch(self, hidden_states, num_queries, num_keys):
+        if num_keys != num_queries:
+            rows.append(num_queries)
+        return create_mask(self, hidden_states, num_queries, num_keys)
+
+    monkeypatch.setattr(LlavaMiniPreFusion, "create_mask", watch)
+    monkeypatch.setattr(front_llava_mini, "MAX_TEXT_QUERIES", 3)
+    pieces = fuse()
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(other, one, **TOLERANCE)
+    # Vision tokens are the last of the patches' own sequence.
+    assert max(rows) <= max(3, model.config.num_image_tokens)
+    assert 3 in rows
 
 
 @pytest.mark.parametrize("num_layers", [0, 1, 3])

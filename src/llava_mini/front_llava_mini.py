@@ -38,8 +38,8 @@ from .visuals_llava_mini import (
 
 
 logger = logging.get_logger(__name__)
-# Text tokens that read at a time. Causality makes any number right; for all of a prompt as long as Llama 3.1 allows, the
-# mask alone would take 17 GB. Most prompts are shorter than this, and read at once.
+# Text tokens that read at a time. Causality makes any number right; for all of a prompt as long as Llama 3.1 allows,
+# the mask alone would take 17 GB. Most prompts are shorter than this, and read at once.
 MAX_TEXT_QUERIES = 2048
 NOTHING_READ = (
     "A row with images or videos has no text that takes part in pre-fusion, so the question is not read beside them "

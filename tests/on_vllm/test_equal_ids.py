@@ -5,9 +5,13 @@ import pytest
 
 pytest.importorskip("vllm.engine", reason="vLLM is not installed")
 
+import json
+
 import torch
 from asking import ask, check_equal, engine, expected, make_chats, reference, user
+from tiny import make_uneven
 
+from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini.front_llava_mini import LlavaMiniFront
 
 
@@ -58,6 +62,20 @@ def test_plain_text_embeddings_would_be_noticed(checkpoints, name, monkeypatch):
         found = [list(output.outputs[0].token_ids) for output in ask(llm, chats)]
     wrong = sum(ids != right for ids, (_, right) in zip(found, wanted))
     assert wrong > len(chats) / 2
+
+
+@pytest.mark.parametrize("text_type", ["mistral", "qwen2"])
+def test_other_text_models(checkpoints, text_type, tmp_path):
+    values = json.loads((checkpoints("tiny") / "config.json").read_text())
+    changed = {"model_type": text_type, "sliding_window": None, "num_key_value_heads": 2, "architectures": None}
+    values["text_config"] |= changed
+    values["tie_word_embeddings"] = text_type == "qwen2"
+    model = LlavaMiniForConditionalGeneration(LlavaMiniConfig.from_dict(values))
+    make_uneven(model)
+    model.save_pretrained(tmp_path)
+    LlavaMiniProcessor.from_pretrained(checkpoints("tiny")).save_pretrained(tmp_path)
+    with engine(tmp_path, max_model_len=512) as llm:
+        check_equal(ask(llm, make_chats()), expected(tmp_path))
 
 
 def test_frames_without_a_file(checkpoints):
