@@ -70,10 +70,10 @@ def main():
     arguments = parser.parse_args()
     tasks = write_tasks(arguments.output / "tasks", arguments.per_type, arguments.seed, arguments.types)
     names = ",".join(name for name in tasks if name != "tiny_choice")  # which --force_simple runs
-    command = ["llava-mini", "evaluate", "--model", arguments.model, "--benchmarks", names, "--batch-size", "16"]
+    command = ["evaluate", "--model", arguments.model, "--benchmarks", names, "--batch-size", "16"]
     command += ["--include-path", str(arguments.output / "tasks"), "--output", str(arguments.output / "results")]
-    print(shlex.join(command))
-    sys.exit(subprocess.run(command).returncode)
+    print(shlex.join(["llava-mini", *command]))
+    sys.exit(subprocess.run([sys.executable, "-m", "llava_mini.cli", *command]).returncode)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 
-
 DATA = Path(__file__).parent / "data"
 
 

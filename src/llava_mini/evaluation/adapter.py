@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from tqdm.auto import tqdm
 from transformers import (
@@ -36,6 +36,7 @@ from transformers import (
 import llava_mini  # noqa: F401 (registers the Auto classes)
 from llava_mini.evaluation.answers import KeptAnswers
 from llava_mini.evaluation.rows import IMAGE_FILES, Row, RowReader
+from llava_mini.versions_llava_mini import PACKAGE_VERSION
 from llava_mini.video_streaming import DEFAULT_FRAMES_PER_CHUNK
 
 
@@ -65,6 +66,18 @@ class Job:
     row: Row
     options: dict
     key: str
+
+
+class Likelihood(tuple, GenerationResult):
+    """`(loss, is_greedy)`. lmms-eval 0.7.3 makes a string of any tuple that a model returns, but for its own class."""
+
+    def __init__(self, pair: tuple[float, bool]):
+        pass  # the tuple is made, and there is nothing else
+
+    @property
+    def text(self) -> tuple[float, bool]:
+        """What lmms-eval goes on with."""
+        return tuple(self)
 
 
 class LlavaMini(lmms):
@@ -143,7 +156,7 @@ class LlavaMini(lmms):
         if answers is not None:
             if self.is_live:
                 raise ValueError("Answers of a model at hand can't be kept: it may change. Leave `answers` out.")
-            settings = [dtype, load_8bit, load_4bit, fps, image_backend, llava_mini.__name__]
+            settings = [dtype, load_8bit, load_4bit, fps, image_backend, PACKAGE_VERSION]
             self.kept = KeptAnswers(answers, self.rank, json.dumps([identify(source), *settings]))
 
     @property
@@ -170,8 +183,7 @@ class LlavaMini(lmms):
         How likely given answers are, each with its end, and whether greedy decoding would give them. What is returned is
         the mean loss of the answer's tokens: of lmms-eval's choices the lowest counts, against what it is called.
         """
-        results = self._run("loglikelihood", requests, self._score)
-        return [(loss, bool(is_greedy)) for loss, is_greedy in results]
+        return [Likelihood(pair) for pair in self._run("loglikelihood", requests, self._score)]
 
     def generate_until_multi_round(self, requests: list[Instance]):
         """
@@ -184,7 +196,7 @@ class LlavaMini(lmms):
         )
 
     def _run(self, kind: str, requests: list[Instance], compute: Callable[[list[Job]], list]) -> list:
-        results: list[Any] = [""] * len(requests)
+        results: list[Any] = ["" if kind == "generate_until" else (0.0, False)] * len(requests)
         # What evens out the number of requests between processes is answered by nobody: none waits for another here.
         wanted = [i for i, request in enumerate(requests) if not request.metadata.get("__padding_only__")]
         size = self.batch_size * WINDOW_BATCHES

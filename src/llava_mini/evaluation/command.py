@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -38,9 +39,10 @@ SETTINGS = (
     "model", "limit", "batch_size", "dtype", "load_8bit", "load_4bit", "fps", "max_frames", "image_backend",
     "force_simple", "against",
 )  # fmt: skip
-# What of a failed run's log says why.
-REASON = "Error during evaluation: "
-REASON_END = ". Please set `--verbosity=DEBUG`"
+# The first exception in a failed run's log is the reason; the others follow from it.
+EXCEPTION = re.compile(r"^(?:\[\w+\]:)?[\w.]*(?:Error|Exception|NotFound): (.+)", re.MULTILINE)
+# What lmms-eval's tasks log when a judge gave no verdict; they count the answer as wrong and go on.
+NO_VERDICT = re.compile(r"attempts failed|Error for Question ID")
 TABLE, TABLE_JSON, SETTINGS_FILE, RESULT_FILE, LOG = "table.md", "results.json", "settings.json", "result.json", "log.txt"
 
 
@@ -158,6 +160,8 @@ def run_benchmark(name: str, arguments: argparse.Namespace) -> list[Result]:
         found = paper_results(name, measured, arguments.against, judge) if benchmark else other_results(name, measured)
         if not found:
             raise ValueError("lmms-eval gave no score")
+        if judge and (count := len(NO_VERDICT.findall((folder / LOG).read_text(encoding="utf-8", errors="replace")))):
+            raise ValueError(f"the judge gave no verdict {count} times, which lmms-eval counts as wrong answers")
     except ValueError as error:
         print(f"{name}: failed, {error}", file=sys.stderr)
         return [failed(name, str(error))]
@@ -197,9 +201,9 @@ def run_lmms_eval(name: str, folder: Path, arguments: argparse.Namespace, judge:
 
 
 def find_reason(log: str) -> str:
-    """What a failed run's log gives as the reason."""
-    if REASON in log:
-        return " ".join(log.rsplit(REASON, 1)[1].split(REASON_END)[0].split())
+    """What a failed run's log gives as the reason: its first exception, or else its last line."""
+    if found := EXCEPTION.search(log):
+        return found[1].strip()
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torchvision.io import decode_image
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_mini.video_streaming import DEFAULT_FRAMES_PER_CHUNK, VideoStream
@@ -45,7 +45,7 @@ class FrameFolder:
     def __iter__(self) -> Iterator[torch.Tensor]:
         for start in range(0, len(self.files), self.frames_per_chunk):
             files = self.files[start : start + self.frames_per_chunk]
-            frames = torch.stack([decode_image(str(file), mode="RGB") for file in files])
+            frames = torch.stack([pil_to_tensor(Image.open(file).convert("RGB")) for file in files])
             inputs = self.video_processor(frames, do_sample_frames=False, return_tensors="pt")
             yield inputs["pixel_values_videos"][0]
 
