@@ -33,7 +33,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-import llava_mini  # noqa: F401 (registers the Auto classes)
+import llava_mini  # registers the Auto classes
 from llava_mini.evaluation.answers import KeptAnswers
 from llava_mini.evaluation.rows import IMAGE_FILES, Row, RowReader
 from llava_mini.versions_llava_mini import PACKAGE_VERSION
@@ -45,7 +45,7 @@ from llava_mini.video_streaming import DEFAULT_FRAMES_PER_CHUNK
 WINDOW_BATCHES = 16
 # Length of an answer where the task says nothing.
 DEFAULT_NEW_TOKENS = 1024
-CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
+CHAT_TEMPLATES = Path(llava_mini.__file__).parent / "chat_templates"
 # Options of tasks that are ours and not `generate`'s.
 CHAT_TEMPLATE, MAX_FRAMES = "llava_mini_chat_template", "llava_mini_max_frames"
 

@@ -43,7 +43,13 @@ SETTINGS = (
 EXCEPTION = re.compile(r"^(?:\[\w+\]:)?[\w.]*(?:Error|Exception|NotFound): (.+)", re.MULTILINE)
 # What lmms-eval's tasks log when a judge gave no verdict; they count the answer as wrong and go on.
 NO_VERDICT = re.compile(r"attempts failed|Error for Question ID")
-TABLE, TABLE_JSON, SETTINGS_FILE, RESULT_FILE, LOG = "table.md", "results.json", "settings.json", "result.json", "log.txt"
+TABLE, TABLE_JSON, SETTINGS_FILE, RESULT_FILE, LOG = (
+    "table.md",
+    "results.json",
+    "settings.json",
+    "result.json",
+    "log.txt",
+)
 
 
 def add_evaluate_parser(commands) -> None:
@@ -65,7 +71,9 @@ def add_evaluate_parser(commands) -> None:
     add("--against", choices=list(read_paper()["models"]), default="llama-3.1-8b", help="column of the paper's table 1")
     add("--include-path", type=Path, help="folder of more tasks for lmms-eval")
     add("--force-simple", action="store_true", help="for tasks that are scored by likelihood (*_ppl)")
-    add("--image-backend", choices=("pil", "torchvision"), default="pil", help="pil gives the authors' pixels (default)")
+    add(
+        "--image-backend", choices=("pil", "torchvision"), default="pil", help="pil gives the authors' pixels (default)"
+    )
     add("--dtype", default="auto", help="default: the checkpoint's; the authors' is float16")
     add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
     add("--device-map", help="auto spreads the model over all GPUs")
@@ -135,7 +143,11 @@ def prepare_output(arguments: argparse.Namespace, settings: dict):
         made = json.loads(path.read_text(encoding="utf-8"))
         if not arguments.resume:
             raise ValueError(f"{arguments.output} holds a run: go on with it by --resume, or give another --output.")
-        if changed := [f"{name} {made.get(name)!r}, not {settings[name]!r}" for name in settings if made.get(name) != settings[name]]:
+        if changed := [
+            f"{name} {made.get(name)!r}, not {settings[name]!r}"
+            for name in settings
+            if made.get(name) != settings[name]
+        ]:
             raise ValueError(f"{arguments.output} was made with {'; '.join(changed)}: resume with the same.")
     arguments.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -127,7 +127,9 @@ def to_markdown(results: list[Result], settings: dict) -> str:
             number(result.score),
             "" if result.paper is None else f"{result.paper:g}{table}",
             "" if result.difference is None else f"{result.difference:+.{DECIMALS}f}",
-            "; ".join(text for text in (result.comparable, result.note, result.judge and f"judge {result.judge}") if text),
+            "; ".join(
+                text for text in (result.comparable, result.note, result.judge and f"judge {result.judge}") if text
+            ),
         ]
         lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     made_with = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, False, ""))

@@ -3,14 +3,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_mini.video_streaming import DEFAULT_FRAMES_PER_CHUNK, VideoStream
@@ -22,34 +20,6 @@ IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_SHARED_FRAMES = 64
 
 
-class FrameFolder:
-    """
-    A folder of pictures as a video: all of them, in the order of their names, in the form of a `VideoStream`.
-
-    Raises:
-        ValueError: there is no picture in it.
-    """
-
-    def __init__(self, folder: str | os.PathLike, video_processor, frames_per_chunk: int = DEFAULT_FRAMES_PER_CHUNK):
-        self.files = sorted(file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_FILES)
-        if not self.files:
-            raise ValueError(f"{folder} is a folder without {', '.join(IMAGE_FILES)} files, so it is no video.")
-        self.video_processor = video_processor
-        self.frames_per_chunk = frames_per_chunk
-
-    @property
-    def num_frames(self) -> int:
-        """Frames that will come."""
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        for start in range(0, len(self.files), self.frames_per_chunk):
-            files = self.files[start : start + self.frames_per_chunk]
-            frames = torch.stack([pil_to_tensor(Image.open(file).convert("RGB")) for file in files])
-            inputs = self.video_processor(frames, do_sample_frames=False, return_tensors="pt")
-            yield inputs["pixel_values_videos"][0]
-
-
 @dataclass
 class Visual:
     """
@@ -57,7 +27,7 @@ class Visual:
 
     Args:
         modality (`str`): "image" or "video".
-        source: a PIL image, or what `VideoStream` or `FrameFolder` gives.
+        source (`PIL.Image.Image` or `VideoStream`).
         key (`str`): equal for equal content.
     """
 
@@ -146,7 +116,9 @@ class RowReader:
             return Row(prompt, self._tokenize(prompt)["input_ids"], visuals)
         text = self._render([*chat, {"role": "assistant", "content": answer.strip()}], visuals, chat_template)
         if not text.startswith(prompt):
-            raise ValueError("The chat template writes another prompt before an answer than without it: can't score it.")
+            raise ValueError(
+                "The chat template writes another prompt before an answer than without it: can't score it."
+            )
         encoded = self._tokenize(text, return_offsets_mapping=True)
         is_answer = [int(end > len(prompt)) for _, end in encoded["offset_mapping"]]
         return Row(text, encoded["input_ids"], visuals, is_answer)
@@ -177,14 +149,14 @@ class RowReader:
                 "text, images, and videos that are given as a file, whole."
             )
         video_processor = self.processor.video_processor
+        chunks = {"frames_per_chunk": self.frames_per_chunk}
         if os.path.isdir(source):
-            stream = FrameFolder(source, video_processor, self.frames_per_chunk)
+            files = frame_files(source)
+            stream = VideoStream(files, video_processor, num_frames=len(files), **chunks)
         else:
-            stream = VideoStream(source, video_processor, self.fps, frames_per_chunk=self.frames_per_chunk)
+            stream = VideoStream(source, video_processor, self.fps, **chunks)
             if max_frames is not None and stream.num_frames > max_frames:
-                stream = VideoStream(
-                    source, video_processor, num_frames=max_frames, frames_per_chunk=self.frames_per_chunk
-                )
+                stream = VideoStream(source, video_processor, num_frames=max_frames, **chunks)
         changed = os.stat(source).st_mtime_ns if os.path.exists(source) else 0
         return Visual("video", stream, f"{source} {changed} {stream.num_frames}")
 
@@ -247,3 +219,16 @@ class RowReader:
         for row, visual, length in zip(ids, visuals, lengths):
             row[:length] = tokens[visual.modality]
         return ids
+
+
+def frame_files(folder: str | os.PathLike) -> list[str]:
+    """
+    The pictures in a folder that is a video, in the order of their names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted(str(file) for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_FILES)
+    if not files:
+        raise ValueError(f"{folder} is a folder without {', '.join(IMAGE_FILES)} files, so it is no video.")
+    return files

@@ -27,7 +27,8 @@ def add_answers(folder: Path, questions: datasets.Dataset) -> datasets.Dataset:
     if absent:
         raise ValueError(f"{folder / 'test_a.json'} has no answer to question {absent[0]}.")
     return questions.map(
-        lambda doc: {key: answers[doc["question_id"]].get(key, "") for key in ("answer", "type")}, load_from_cache_file=False
+        lambda doc: {key: answers[doc["question_id"]].get(key, "") for key in ("answer", "type")},
+        load_from_cache_file=False,
     )
 
 
