@@ -112,10 +112,10 @@ QUESTIONS = {
     ),
     "egoschema": (
         {"video_idx": "v1", "question": "What is C doing?", "option": ["A. Cooking.", "B. Reading."], "answer": "0"},
-        "You are a helpful expert in first person view video analysis. Please provide a single-letter answer (A, B, C, D, "
-        "E) to the following multiple-choice question, and your answer must be one of the letters (A, B, C, D, or E). You "
-        "must not provide any other response or explanation.\nQuestion: What is C doing?\nOptions:\n(A) Cooking.\n(B) "
-        "Reading.\nAnswer with one letter.",
+        "You are a helpful expert in first person view video analysis. Please provide a single-letter answer (A, B, C, "
+        "D, E) to the following multiple-choice question, and your answer must be one of the letters (A, B, C, D, or "
+        "E). You must not provide any other response or explanation.\nQuestion: What is C doing?\nOptions:\n(A) "
+        "Cooking.\n(B) Reading.\nAnswer with one letter.",
     ),
 }
 LENGTHS = {"scienceqa": 1024, "mmbench": 1024, "mmbench_cn": 1024, "msvd_qa": 1024, "msrvtt_qa": 1024}

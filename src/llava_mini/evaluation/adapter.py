@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
@@ -87,8 +86,8 @@ class LlavaMini(lmms):
             stays as it is.
         processor (`LlavaMiniProcessor`, *optional*): of a model at hand; by default that of the checkpoint.
         batch_size (`int`): rows at a time.
-        device (`str`, *optional*), device_map (`str`, *optional*): where the model is; by default the GPU of this process
-            if there is one.
+        device (`str`, *optional*), device_map (`str`, *optional*): where the model is; by default this process's GPU if
+            there is one.
         dtype (`str`): "auto" is the checkpoint's.
         load_8bit, load_4bit (`bool`): quantise the language model.
         fps, max_frames, frames_per_chunk: see `RowReader`; videos are streamed.
@@ -132,8 +131,8 @@ class LlavaMini(lmms):
         self.batch_size = int(batch_size)
         self.vision_memory_budget = vision_memory_budget
         self.is_live = not isinstance(pretrained, (str, os.PathLike))
-        self.accelerator = Accelerator()
-        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        # As lmms-eval's evaluator reads them; accelerate knows of no other process on CPUs.
+        self._rank, self._world_size = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
         if self.is_live:
             self.model = extract_model_from_parallel(pretrained)
             source = self.model.config._name_or_path
@@ -142,7 +141,7 @@ class LlavaMini(lmms):
             self.model = AutoModelForImageTextToText.from_pretrained(
                 pretrained,
                 dtype=dtype,
-                device_map=device_map or device or str(self.accelerator.device),
+                device_map=device_map or device or own_device(),
                 quantization_config=bits if load_8bit or load_4bit else None,
                 trust_remote_code=trust_remote_code,
             )
@@ -180,8 +179,8 @@ class LlavaMini(lmms):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """
-        How likely given answers are, each with its end, and whether greedy decoding would give them. What is returned is
-        the mean loss of the answer's tokens: of lmms-eval's choices the lowest counts, against what it is called.
+        How likely given answers are, each with its end, and whether greedy decoding would give them. What is returned
+        is the mean loss of the answer's tokens: of lmms-eval's choices the lowest counts, against what it is called.
         """
         return [Likelihood(pair) for pair in self._run("loglikelihood", requests, self._score)]
 
@@ -351,6 +350,11 @@ def cut(text: str, stops: list[str]) -> str:
     for stop in stops:
         text = text.split(stop)[0] if stop else text
     return text
+
+
+def own_device() -> str:
+    """This process's GPU if there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def identify(source: str) -> str:

@@ -159,21 +159,19 @@ def run_benchmark(name: str, arguments: argparse.Namespace) -> list[Result]:
     folder = arguments.output / name
     judge = None
     if benchmark and "judge" in benchmark:
-        judge = os.environ.get("MODEL_VERSION", benchmark["judge"])
+        judge = os.environ.get("MODEL_VERSION") or benchmark["judge"]
     try:
         if not (folder / RESULT_FILE).exists():
-            if judge and "OPENAI_API_KEY" not in os.environ:
+            if judge and not os.environ.get("OPENAI_API_KEY"):
                 raise ValueError(
-                    f"its answers are scored by a judge ({judge}): set OPENAI_API_KEY, and for another one OPENAI_API_URL "
-                    "and MODEL_VERSION"
+                    f"its answers are scored by a judge ({judge}): set OPENAI_API_KEY, and for another one "
+                    "OPENAI_API_URL and MODEL_VERSION"
                 )
             run_lmms_eval(name, folder, arguments, judge)
         measured = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         found = paper_results(name, measured, arguments.against, judge) if benchmark else other_results(name, measured)
         if not found:
             raise ValueError("lmms-eval gave no score")
-        if judge and (count := len(NO_VERDICT.findall((folder / LOG).read_text(encoding="utf-8", errors="replace")))):
-            raise ValueError(f"the judge gave no verdict {count} times, which lmms-eval counts as wrong answers")
     except ValueError as error:
         print(f"{name}: failed, {error}", file=sys.stderr)
         return [failed(name, str(error))]
@@ -206,9 +204,11 @@ def run_lmms_eval(name: str, folder: Path, arguments: argparse.Namespace, judge:
             log.write(chunk)
             log.flush()
     made = sorted(set(folder.rglob("*_results.json")) - before)
+    output = (folder / LOG).read_bytes()[start:].decode(errors="replace")
     if not made:
-        output = (folder / LOG).read_bytes()[start:].decode(errors="replace")
         raise ValueError(find_reason(output) or f"lmms-eval ended with {process.returncode}")
+    if judge and (count := len(NO_VERDICT.findall(output))):
+        raise ValueError(f"the judge gave no verdict {count} times, which lmms-eval counts as wrong answers")
     made[-1].replace(folder / RESULT_FILE)
 
 

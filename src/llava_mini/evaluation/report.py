@@ -72,19 +72,25 @@ def paper_results(name: str, measured: dict, against: str, judge: str | None) ->
         value = score["scale"] * sum(values) / len(values) if values else None
         tasks = {task for task, _ in score["results"]} or set(measured["n-samples"])
         n = sum(measured["n-samples"][task]["effective"] for task in tasks)
-        paper = score.get("paper", {}).get(against)
         results.append(
-            Result(name, score_name=score["name"], score=value, n=n, paper=paper, table=score.get("table"), judge=judge)
+            Result(
+                name,
+                score_name=score["name"],
+                score=value,
+                n=n,
+                paper=score.get("paper", {}).get(against),
+                table=score.get("table"),
+                judge=judge,
+                **about,
+            )
         )
-        for key, text in about.items():
-            setattr(results[-1], key, text)
     return results
 
 
 def find_score(measured: dict, task: str, metric: str) -> float:
     """
     Raises:
-        ValueError: lmms-eval's results lack it, or it is no number (its tasks write "N/A" or nothing where judges fail).
+        ValueError: lmms-eval's results lack it, or it is no number (some tasks give none where a judge fails).
     """
     value = measured["results"].get(task, {}).get(metric)
     if not isinstance(value, (int, float)):

@@ -15,7 +15,7 @@ from llava_mini.video_streaming import DEFAULT_FRAMES_PER_CHUNK, VideoStream
 
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp")
-# A context of pictures that several questions of a batch are about takes about 9 MiB a picture or frame at the release's
+# What is kept of pictures that several questions of a batch are about takes 9 MiB a picture or frame at the release's
 # size; videos of more frames in all are read again for each question.
 MAX_SHARED_FRAMES = 64
 
@@ -42,7 +42,7 @@ class Row:
     One question.
 
     Args:
-        text (`str`): prompt, with the placeholders of all its vision tokens, and the answer to be scored if there is one.
+        text (`str`): prompt with the placeholders of all its vision tokens, and the answer to be scored, if any.
         ids (`list[int]`): its tokens.
         visuals (`list[Visual]`): in order.
         answer (`list[int]`): 1 on the tokens of the answer to be scored.
@@ -151,8 +151,7 @@ class RowReader:
         video_processor = self.processor.video_processor
         chunks = {"frames_per_chunk": self.frames_per_chunk}
         if os.path.isdir(source):
-            files = frame_files(source)
-            stream = VideoStream(files, video_processor, num_frames=len(files), **chunks)
+            stream = VideoStream(frame_files(source), video_processor, **chunks)
         else:
             stream = VideoStream(source, video_processor, self.fps, **chunks)
             if max_frames is not None and stream.num_frames > max_frames:

@@ -16,9 +16,9 @@ FULL_SENTENCE = (
 )
 # What lies between the first and the last sentence is LLoVi's prompt, which the known parts are from.
 FIRST_PERSON = (
-    "You are a helpful expert in first person view video analysis. Please provide a single-letter answer (A, B, C, D, E) "
-    "to the following multiple-choice question, and your answer must be one of the letters (A, B, C, D, or E). You must "
-    "not provide any other response or explanation."
+    "You are a helpful expert in first person view video analysis. Please provide a single-letter answer (A, B, C, D, "
+    "E) to the following multiple-choice question, and your answer must be one of the letters (A, B, C, D, or E). You "
+    "must not provide any other response or explanation."
 )
 LETTERS = "ABCDE"
 OPTION = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*)")
