@@ -1,6 +1,5 @@
 """`llava-mini evaluate` as a user runs it: local tasks, two processes, killed and resumed, judged, what is missing."""
 
-import argparse
 import json
 import os
 import signal
