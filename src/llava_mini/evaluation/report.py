@@ -139,7 +139,8 @@ def to_markdown(results: list[Result], settings: dict) -> str:
         ]
         lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     made_with = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, False, ""))
-    return "\n".join([*lines, "", f"Paper: {read_paper()['models'][against]}. Made with: {made_with}.", ""])
+    beside = f"Paper: {read_paper()['models'][against]}. " if any(result.paper for result in results) else ""
+    return "\n".join([*lines, "", f"{beside}Made with: {made_with}.", ""])
 
 
 def number(value: float | None) -> str:
