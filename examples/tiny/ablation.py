@@ -5,7 +5,7 @@ all in pre-fusion; pre-fusion that starts from the language model's layers. Writ
 table is not run again.
 
     python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation
-    python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation/starts --steps 150 --set starts
+    python examples/tiny/ablation.py --tower runs/tower --output runs/starts --runs runs/starts_models --set starts
 """
 
 import argparse
