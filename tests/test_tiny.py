@@ -187,10 +187,38 @@ def test_types_without_weight_are_never_asked():
 
 def test_ablation_compares_equals(processor):
     sizes = {}
-    for name, options in ablation.VARIANTS.items():
+    for name, options in ablation.TOKENS.items():
         options = {key: value for key, value in options.items() if key != "compressor_size"}
         sizes[name] = sum(p.numel() for p in build_model(processor, tower=None, **options).parameters())
     assert max(sizes.values()) < 1.001 * min(sizes.values())
+
+
+def test_blank_tokens_leave_pre_fusion_alone(processor):
+    model = build_model(processor, tower=None)
+    pixels = torch.randn(2, 1, 3, 84, 84)
+    as_ever = model.get_image_features(pixels)
+    with ablation.blank_tokens():
+        blank = model.get_image_features(pixels)
+    assert all(not tokens.any() for tokens in blank.pooler_output) and as_ever.pooler_output[0].any()
+    for pair, other in zip(blank.prefusion_key_values, as_ever.prefusion_key_values):
+        assert torch.equal(pair[0], other[0]) and torch.equal(pair[1], other[1])
+    assert all(map(torch.equal, model.get_image_features(pixels).pooler_output, as_ever.pooler_output))
+
+
+def test_the_trained_language_model_starts_both_variants_alike(processor):
+    torch.manual_seed(0)
+    model = build_model(processor, tower=None, num_prefusion_layers=2)
+    layers = [dict(layer.named_parameters()) for layer in model.model.prefusion.layers]
+    before = {name: value.clone() for name, value in layers[0].items()}
+    ablation.take_language_model(model, processor)
+    trained = AutoModelForImageTextToText.from_pretrained(ablation.TRAINED)
+    assert torch.equal(model.lm_head.weight, trained.lm_head.weight)
+    own = dict(model.model.language_model.named_parameters())
+    assert all(torch.equal(own[name], value) for name, value in trained.model.language_model.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in layers[0].items())  # at random
+    ablation.initialise_prefusion(model, "llm")
+    for layer, source in zip(layers, trained.model.language_model.layers):
+        assert all(torch.equal(layer[name], value) for name, value in source.named_parameters())
 
 
 @pytest.mark.slow

@@ -1,23 +1,38 @@
 """
 The paper's claim in miniature: the small model with and without pre-fusion at equal size, and with 1, 4 and 16 vision
-tokens (C = 1, 2, 4), each from several seeds, on shapes alone. Writes a table and a plot; what is in the table is not
-run again.
+tokens (C = 1, 2, 4), each from several seeds, on shapes alone; and what is asked about it: nothing in the vision token,
+all in pre-fusion; pre-fusion that starts from the language model's layers. Writes a table and a plot; what is in the
+table is not run again.
 
     python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation
+    python examples/tiny/ablation.py --tower runs/tower --output runs/starts --runs runs/starts_models --set starts
 """
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from build import build_model, build_processor
 from evaluate import evaluate
 from train_tiny import run_phase
 
+from llava_mini import LlavaMiniForConditionalGeneration
+from llava_mini.front_llava_mini import LlavaMiniFront
 
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from model_setup import initialise_prefusion  # noqa: E402
+
+
+TRAINED = Path(__file__).parent / "checkpoint"
 # Pre-fusion layers and language model layers; equally many parameters in all.
-VARIANTS = {
+TOKENS = {
     "no pre-fusion, C = 1": {"compressor_size": 1, "num_prefusion_layers": 0, "num_llm_layers": 5},
     "no pre-fusion, C = 2": {"compressor_size": 2, "num_prefusion_layers": 0, "num_llm_layers": 5},
     "no pre-fusion, C = 4": {"compressor_size": 4, "num_prefusion_layers": 0, "num_llm_layers": 5},
@@ -25,6 +40,16 @@ VARIANTS = {
     "pre-fusion, C = 2": {"compressor_size": 2, "num_prefusion_layers": 3, "num_llm_layers": 2},
     "pre-fusion, C = 4": {"compressor_size": 4, "num_prefusion_layers": 3, "num_llm_layers": 2},
 }
+# `blank`: the vision token is zeros, so that all that is seen comes through pre-fusion. `start`: the language model is
+# the trained one of `checkpoint/`, as the paper's is Vicuna, and pre-fusion starts from its layers or at random.
+STARTS = {
+    "pre-fusion, C = 1": TOKENS["pre-fusion, C = 1"],
+    "pre-fusion, blank token": {"compressor_size": 1, "num_prefusion_layers": 3, "num_llm_layers": 2, "blank": True},
+    "trained language model, pre-fusion at random": {"num_prefusion_layers": 2, "num_llm_layers": 2, "start": "random"},
+    "trained language model, pre-fusion from it": {"num_prefusion_layers": 2, "num_llm_layers": 2, "start": "llm"},
+}
+SETS = {"tokens": TOKENS, "starts": STARTS}
+VARIANTS = TOKENS | STARTS
 TYPES = ["background", "colour", "shape", "size", "position", "count"]
 MIX = {"scenes": {"1": 1, "2": 2}, "types": {"relation": 0.0, "yes/no": 0.0, "position": 2.0}, "blind": 0.0}
 
@@ -33,13 +58,41 @@ def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per
     """Trains one variant and returns its exact match by type."""
     torch.manual_seed(seed)
     options = dict(VARIANTS[name])
-    processor = build_processor(options.pop("compressor_size"))
+    processor = build_processor(options.pop("compressor_size", 1))
+    start, blank = options.pop("start", None), options.pop("blank", False)
     model = build_model(processor, tower, **options)
+    if start is not None:
+        take_language_model(model, processor)
+        initialise_prefusion(model, start)
     phase = {"name": "ablation", "steps": steps, "lr": 2e-3, "muon_lr": 0.02, "mix": MIX}
     output = folder / f"{name} {seed}".replace(" ", "_").replace(",", "").replace("=", "")
-    run_phase(model, processor, phase, output, seed)
-    results = evaluate(output, per_type, seed=2, types=TYPES)
+    with blank_tokens() if blank else nullcontext():
+        run_phase(model, processor, phase, output, seed)
+        results = evaluate(output, per_type, seed=2, types=TYPES)
     return {kind: result["right"] / result["n"] for kind, result in results.items()}
+
+
+@contextmanager
+def blank_tokens() -> Iterator[None]:
+    """Vision tokens are zeros; what the text reads in pre-fusion is as ever."""
+    encode = LlavaMiniFront.encode_features
+
+    def encode_blank(self, *args, **kwargs):
+        chunk = encode(self, *args, **kwargs)
+        return replace(chunk, tokens=torch.zeros_like(chunk.tokens))
+
+    with patch.object(LlavaMiniFront, "encode_features", encode_blank):
+        yield
+
+
+def take_language_model(model: LlavaMiniForConditionalGeneration, processor):
+    """The trained model's language model, embeddings and head."""
+    trained = LlavaMiniForConditionalGeneration.from_pretrained(TRAINED, dtype=torch.float32)
+    vocabulary = json.loads((TRAINED / "tokenizer.json").read_text())["model"]["vocab"]
+    if any(processor.tokenizer.convert_tokens_to_ids(token) != index for token, index in vocabulary.items()):
+        raise ValueError(f"{TRAINED} has another vocabulary than build.py makes: train it again.")
+    model.model.language_model.load_state_dict(trained.model.language_model.state_dict())
+    model.lm_head.load_state_dict(trained.lm_head.state_dict())
 
 
 def to_table(scores: dict[str, list[dict[str, float]]]) -> str:
@@ -79,7 +132,8 @@ def main():
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per_type", type=int, default=100)
-    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--set", choices=list(SETS), default="tokens", help="which variants")
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), help="instead of a set")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +148,7 @@ def main():
     scores: dict[str, list[dict[str, float]]] = made["scores"]
     # All variants of a seed before the next one, so that an interrupted run still compares equals.
     for seed in range(arguments.seeds):
-        for name in arguments.variants:
+        for name in arguments.variants or SETS[arguments.set]:
             if len(scores.get(name, [])) > seed:
                 continue
             run = run_variant(name, seed, arguments.tower, arguments.runs, arguments.steps, arguments.per_type)

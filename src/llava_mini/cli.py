@@ -31,6 +31,7 @@ from llava_mini.cli_arguments import (
     usable_device,
     utf8_text,
 )
+from llava_mini.evaluation.command import add_evaluate_parser
 from llava_mini.serving import add_serve_parser
 from llava_mini.versions_llava_mini import describe_versions
 from llava_mini.video_streaming import prepare_streamed_inputs
@@ -44,6 +45,7 @@ examples:
   llava-mini chat --model DIR --video lecture.mp4 --keep features
   llava-mini serve DIR --port 8000
   llava-mini convert AUTHORS_DIR DIR --verify
+  llava-mini evaluate --model DIR --benchmarks gqa,pope
 """
 DTYPES = {"auto": "auto", "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -78,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         _add_common_arguments(command)
     add_serve_parser(commands)
+    add_evaluate_parser(commands)
     for name, text, function in (
         ("convert", "the authors' checkpoint to ours, or back", convert),
         ("verify", "load a converted checkpoint and check it", verify),

@@ -12,7 +12,7 @@ import sys
 from asking import engine
 
 from llava_mini.conversion.hub import CardFacts, prepare_repository
-from llava_mini.vllm.serve import check_checkpoint, check_installation, complete
+from llava_mini.vllm.serve import check_installation
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,3 @@ def test_installation_is_checked(monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "another")
     with pytest.raises(ValueError, match="VLLM_PLUGINS"):
         check_installation()
-
-
-def test_other_models_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="is a llama"):
-        check_checkpoint(str(tmp_path), None)
-
-
-def test_given_options_win_over_defaults():
-    options = complete(["DIR", "--allowed_media_domains", "example.org", "--host=0.0.0.0"])
-    assert options[:4] == ["DIR", "--allowed_media_domains", "example.org", "--host=0.0.0.0"]
-    assert options[4:] == ["--limit-mm-per-prompt", '{"image": 16, "video": 4}']

@@ -3,7 +3,7 @@
 A converted checkpoint as a Hub repository: weights, processor, a model card filled from the configuration, and the
 model code, so that `trust_remote_code=True` is all that others need.
 
-    python conversion/hub.py CONVERTED REPOSITORY [--facts FILE] [--private]
+    python conversion/hub.py CONVERTED REPOSITORY [--facts FILE] [--results FILE] [--private]
 """
 
 import argparse
@@ -22,6 +22,7 @@ from safetensors import safe_open
 
 import llava_mini
 from llava_mini import LlavaMiniConfig
+from llava_mini.conversion.card_results import add_results, read_results
 from llava_mini.conversion.mapping.model_layout import common_dtype
 from llava_mini.conversion.reading.checkpoint_io import read_checkpoint, read_json, write_json
 
@@ -89,7 +90,7 @@ class CardFacts:
     title: str
     introduction: str = "A LLaVA-Mini checkpoint (arXiv 2501.03895) converted to Hugging Face transformers."
     license: str = "other"
-    reproduction: str = "- No benchmark has been run with these weights here."
+    reproduction: str = ""
     licences: str = "See the checkpoint that this one was converted from."
     base_model: str | None = None
     image: str = "picture.png"
@@ -222,13 +223,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a converted checkpoint")
     parser.add_argument("repository", help="such as your-name/llava-mini-llama-3.1-8b")
     parser.add_argument("--facts", type=Path, help="JSON file of what the card says, such as those in model_cards/")
+    parser.add_argument("--results", type=Path, help="results.json of `llava-mini evaluate`, for the card")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--replace-card", action="store_true", help="write README.md anew; without it one is kept")
     parser.add_argument("--prepare-only", action="store_true", help="write code and card, upload nothing")
     arguments = parser.parse_args(argv)
     try:
         facts = read_facts(arguments.repository, arguments.facts)
+        measured = read_results(arguments.results) if arguments.results else None
         prepare_repository(arguments.folder, arguments.repository, facts, arguments.replace_card)
+        if measured:
+            card = arguments.folder / "README.md"
+            card.write_text(add_results(card.read_text(encoding="utf-8"), facts.title, *measured), encoding="utf-8")
         if arguments.prepare_only:
             print(f"Prepared {arguments.folder}: README.md, {len(CODE_FILES)} files of code and where to find it.")
         else:
