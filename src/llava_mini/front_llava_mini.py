@@ -235,14 +235,9 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         what_is_dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}
         if keep not in what_is_dropped:
             raise ValueError(f"`keep` is {keep!r}, but has to be one of {', '.join(map(repr, what_is_dropped))}.")
-        opened = self.open_visuals(
-            pixel_values,
-            pixel_values_videos,
-            video_num_frames,
-            vision_memory_budget=vision_memory_budget,
-            prefusion_patches=prefusion_patches,
-            prefusion_mass=prefusion_mass,
-        )
+        options = {"prefusion_patches": prefusion_patches, "prefusion_mass": prefusion_mass}
+        options["vision_memory_budget"] = vision_memory_budget
+        opened = self.open_visuals(pixel_values, pixel_values_videos, video_num_frames, **options)
         rows = num_rows = None
         if input_ids is not None:
             num_rows = len(input_ids)
@@ -254,15 +249,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
             for name, visual in opened.items()
         }
         sizes = {name: visual.sizes for name, visual in opened.items()}
-        return LlavaMiniVisionContext(
-            visuals,
-            sizes,
-            rows,
-            num_rows,
-            keep_text,
-            made_by=fingerprint(self.vision_parts),
-            budget=read_budget(self.config, prefusion_patches, prefusion_mass),
-        )
+        made_by, budget = fingerprint(self.vision_parts), read_budget(self.config, prefusion_patches, prefusion_mass)
+        return LlavaMiniVisionContext(visuals, sizes, rows, num_rows, keep_text, made_by, budget=budget)
 
     def open_visuals(
         self,
@@ -343,17 +331,14 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         `encode_features` from `vision` `(U, V + CC, Dv)` on, with the first of the patches at `positions` `(U, V)`
         alone, as many as `counts` says; units with the same number go together.
         """
-        num_tokens = self.config.num_image_tokens
         last = torch.arange(positions.shape[1], vision.shape[1], device=vision.device)
         groups = []
-        for units in find_equal(counts) if len(set(counts)) > 1 else [slice(None)]:
-            own = units if isinstance(units, slice) else units.to(vision.device)
-            count = counts[0] if isinstance(units, slice) else counts[int(units[0])]
-            kept = positions[own, :count]
+        for count, units in find_equal(counts).items():
+            kept = positions[units, :count]
             kept = torch.cat([kept, last.expand(len(kept), -1)], dim=1)  # (units, count + CC)
-            part = vision[own].gather(1, kept[..., None].expand(-1, -1, vision.shape[-1]))
-            part = self.multi_modal_projector(part)
-            tokens, key_values = self.prefusion(part, num_outputs=num_tokens, position_ids=kept)
+            part = vision[units].gather(1, kept[..., None].expand(-1, -1, vision.shape[-1]))
+            part = self.multi_modal_projector(part)  # (units, count + CC, D)
+            tokens, key_values = self.prefusion(part, num_outputs=len(last), position_ids=kept)
             # Beside the host, which asks for it.
             dropped = torch.full((len(kept),), positions.shape[1] - count, device="cpu")
             groups.append((units, LlavaMiniVisualChunk(tokens, key_values, dropped=dropped)))
@@ -442,7 +427,7 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         """`read_units` of one chunk: units with the same number of patches go together, so that none is padded."""
         read = []
         for units, part in chunk.groups():
-            own = rows[units if isinstance(units, slice) else units.to(rows.device)]
+            own = rows[units]
             embeds, positions = text.embeds[own], {}
             if part.dropped is not None and part.key_values:
                 first = part.key_values[0][0].shape[2] + int(part.dropped[0])

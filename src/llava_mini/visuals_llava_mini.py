@@ -118,10 +118,8 @@ class LlavaMiniVisualChunk:
 
     def groups(self) -> list[tuple[torch.Tensor | slice, "LlavaMiniVisualChunk"]]:
         """Units that dropped the same number of patches, hence have no padding: which they are, and these alone."""
-        numbers = [] if self.dropped is None else self.dropped.tolist()
-        if len(set(numbers)) <= 1:
-            return [(slice(None), self)]
-        return [(units, self.select(units)) for units in find_equal(numbers)]
+        groups = find_equal([0] if self.dropped is None else self.dropped.tolist()).values()
+        return [(units, self if isinstance(units, slice) else self.select(units)) for units in groups]
 
     @classmethod
     def regroup(cls, groups: list[tuple[torch.Tensor | slice, "LlavaMiniVisualChunk"]]) -> "LlavaMiniVisualChunk":
@@ -130,9 +128,11 @@ class LlavaMiniVisualChunk:
         return chunk if len(groups) == 1 else chunk.select(torch.cat([units for units, _ in groups]).argsort())
 
 
-def find_equal(numbers: list[int]) -> list[torch.Tensor]:
-    """Where each of the numbers stands: `[3, 5, 3]` to `[0, 2]` and `[1]`."""
-    return [torch.tensor([i for i, own in enumerate(numbers) if own == n]) for n in sorted(set(numbers))]
+def find_equal(numbers: list[int]) -> dict[int, torch.Tensor | slice]:
+    """Where each of the numbers stands: `[3, 5, 3]` to `{3: [0, 2], 5: [1]}`; a slice where all are one."""
+    if len(set(numbers)) == 1:
+        return {numbers[0]: slice(None)}
+    return {n: torch.tensor([i for i, own in enumerate(numbers) if own == n]) for n in sorted(set(numbers))}
 
 
 @dataclass
