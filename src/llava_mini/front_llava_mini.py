@@ -19,7 +19,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .compressor_llava_mini import LlavaMiniCompressor
 from .configuration_llava_mini import LlavaMiniConfig
-from .input_checks_llava_mini import check_arguments
+from .input_checks_llava_mini import check_arguments, check_mask, check_rows_attend
 from .outputs_llava_mini import LlavaMiniVisionOutput
 from .patch_budget_llava_mini import PatchBudget, choose_patches, read_budget
 from .placeholders_llava_mini import assign_units, check_units, find_fusible_text, find_rows, find_token, read_counts
@@ -391,7 +391,13 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         """
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds)
         mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
-        *held, kept = read_counts([*placeholders.values(), mask])
+        attended = (
+            torch.ones_like(mask)
+            if attention_mask is None
+            else check_mask("attention_mask", attention_mask, mask.shape)
+        )
+        *held, kept, num_attended = read_counts([*placeholders.values(), mask, attended.to(mask)])
+        check_rows_attend(num_attended)
         sizes = {modality: visual.sizes for modality, visual in visuals.items()}
         rows_with_units = set().union(*check_units(self.config, dict(zip(placeholders, held)), sizes).values())
         if text_fusion_mask is not None and not all(kept[row] for row in rows_with_units):
