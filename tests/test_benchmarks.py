@@ -3,6 +3,7 @@ FLOPs are exact, so they are asserted: the paper's figures are beaten by skippin
 the timing commands run and compare equals is.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -150,3 +151,12 @@ def test_readme_shows_what_was_measured():
         ratio = row.get("times as fast as LLaVA-v1.5", row.get("times as fast as the case's first row"))
         if ratio != 1 and "compiled" not in row.get("model", ""):  # the README compares compiled with compiled
             assert f"| {shapes.format_cell(ratio)} |" in readme
+
+
+def test_budgets_are_timed_against_all_patches():
+    model = tiny_model(image_token_id=3, video_token_id=4, text={"vocab_size": 1200})
+    arguments = argparse.Namespace(device="cpu", runs=1, budget=None, prefusion_patches=[0.25])
+    with torch.no_grad():
+        for rows in (latency.fewer_patches(model, 1, arguments), video.compare_budgets(model, 2, arguments)):
+            assert [row[1].split("share ")[1] for row in rows] == ["1", "0.25"]
+            assert rows[1][-1] < rows[0][-1]  # what a context keeps
