@@ -119,8 +119,8 @@ def check_rows_attend(counts: list[int]):
     """
     if empty := [row for row, count in enumerate(counts) if not count]:
         raise ValueError(
-            f"`attention_mask` leaves no token of row {empty[0]}. It has to be 1 (above {MASK_THRESHOLD}) where a token "
-            "counts and 0 at padding; an additive mask (0 and large negative numbers) is none."
+            f"`attention_mask` leaves no token of row {empty[0]}. It has to be 1 (above {MASK_THRESHOLD}) where a "
+            "token counts and 0 at padding; an additive mask (0 and large negative numbers) is none."
         )
 
 
