@@ -48,6 +48,25 @@ def test_high_resolution():
     assert sum(count_mini(on_meta(LlavaMiniForConditionalGeneration, config), 43).values()) <= 7.7 * TERA
 
 
+@pytest.mark.parametrize(("size", "ratio", "bounds"), [(1, 1, {1.0: 1.8, 0.25: 1.2}), (8, 2, {1.0: 7.7, 0.25: 4.6})])
+def test_fewer_patches(size, ratio, bounds):
+    """What a quarter of the patches is to cost at most, as exactly as it is said: 1.203 T is 1.20 T."""
+    config = mini_config("Vicuna-7B", compressor_size=size, resolution_ratio=ratio)
+    model = on_meta(LlavaMiniForConditionalGeneration, config)
+    for share, most in bounds.items():
+        assert round(sum(count_mini(model, 43, prefusion_patches=share).values()) / TERA, 2) <= most
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(1, 1), (2, 2)])
+def test_stages_with_a_budget_add_up_to_the_forward_pass(size, ratio):
+    model = tiny_model(compressor_size=size, resolution_ratio=ratio, prefusion_ignored_token_ids=[])
+    row = make_row(model.config, ROWS["one image"])
+    inputs = collate([row])
+    inputs.pop("attention_mask")
+    whole = count(lambda: model(**inputs, logits_to_keep=1, use_cache=False, prefusion_patches=0.25))
+    assert sum(count_mini(model, len(row.input_ids) - size**2, prefusion_patches=0.25).values()) == whole
+
+
 @pytest.mark.parametrize(("size", "ratio"), [(1, 1), (2, 2)])
 def test_stages_add_up_to_the_forward_pass(size, ratio):
     model = tiny_model(compressor_size=size, resolution_ratio=ratio, prefusion_ignored_token_ids=[])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from test_video_streaming import write_video
+from test_video_streaming import write_scenes, write_video
 
 from llava_mini import cli
 
@@ -68,6 +68,29 @@ def test_ask_about_several_images_and_a_video(capsys, model, video):
     assert (facts["frames"], facts["vision_tokens"]) == ([3], 5)
     _, output, _ = run(capsys, "ask", "--model", model, *arguments, "--num-frames", 7)
     assert json.loads(output)["frames"] == [7]
+
+
+def test_fewer_patches_and_frames(capsys, model, tmp_path):
+    video = write_scenes(tmp_path / "lecture.mp4", [60] * 3 + [160] * 2)
+    asked = ("--model", model, "--video", video, "--query", "What?", *GREEDY)
+    output = run(capsys, "ask", *asked, "--skip-still", 8, "--prefusion-patches", 0.5, "--json")[1]
+    facts = json.loads(output)
+    assert (facts["frames"], facts["times"]) == ([2], [[pytest.approx(0, abs=1), pytest.approx(3, abs=1)]])
+    whole = json.loads(run(capsys, "ask", *asked, "--json")[1])
+    assert (whole["frames"], len(whole["times"][0])) == ([5], 5)
+    assert run(capsys, "ask", *asked, "--prefusion-mass", 0.5)[0] == 0
+    status, _, error = run(
+        capsys, "ask", "--model", model, "--image", IMAGE, "--query", "What?", *GREEDY, "--skip-still", 8
+    )
+    assert status == 2 and "--skip-still leaves out frames of videos, never images" in error
+    assert run(capsys, "ask", *asked, "--skip-still", 300)[0] == 2
+    for wrong in (
+        ("--prefusion-patches", 0),
+        ("--prefusion-mass", 1),
+        ("--prefusion-patches", 0.5, "--prefusion-mass", 0.5),
+    ):
+        with pytest.raises(SystemExit):
+            run(capsys, "ask", *asked, *wrong)
 
 
 def test_decoding_options(capsys, model):

@@ -22,11 +22,7 @@ def inputs(model):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda mask: mask.float(), "boolean or of integers"),
-        (lambda mask: (1 - mask.float()) * -1e4, "boolean or of integers"),
-        (lambda mask: mask * 0.5, "boolean or of integers"),
-        (lambda mask: mask * float("nan"), "boolean or of integers"),
-        (lambda mask: mask.to(torch.complex64), "boolean or of integers"),
+        (lambda mask: mask.to(torch.complex64), "booleans or real numbers"),
         (lambda mask: mask[:1], r"have shape \(2, \d+\)"),
         (lambda mask: mask[:, :-1], r"have shape \(2, \d+\)"),
         (lambda mask: mask[0], r"have shape \(2, \d+\)"),
@@ -42,15 +38,26 @@ def test_masks_that_are_none(model, inputs, name, change, said):
             call(**wrong)
 
 
-@pytest.mark.parametrize("yes", [2, -1, 255])
-def test_every_integer_but_0_means_yes(model, inputs, yes):
+@pytest.mark.parametrize("yes", [1, 2, 255, 1.0, 0.75, float("inf")])
+@pytest.mark.parametrize("no", [0, -1, 0.5, -float("inf"), float("nan")])
+def test_numbers_above_a_half_mean_yes(model, inputs, yes, no):
     """The rule that is written down, for every kind of mask."""
-    mask = inputs["attention_mask"]
+    said = torch.arange(inputs["input_ids"].shape[1]) % 3 > 0
+    said = said | (inputs["input_ids"] == IMAGE_ID)
+    given = torch.where(said, torch.tensor(yes), torch.tensor(no))
     with torch.no_grad():
-        expected = model(**inputs).logits
-        for given in (mask * yes, mask.bool(), (mask * yes).to(torch.int16)):
-            torch.testing.assert_close(model(**inputs, text_fusion_mask=given).logits, expected)
-            torch.testing.assert_close(model(**inputs | {"attention_mask": given}).logits, expected)
+        for name in ("text_fusion_mask", "attention_mask"):
+            expected = model(**inputs | {name: said}).logits
+            torch.testing.assert_close(model(**inputs | {name: given}).logits, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1e4, 0.5, -1.0, float("nan")])
+def test_attention_masks_that_leave_nothing(model, inputs, wrong):
+    """Such as additive ones, of which none is above a half."""
+    mask = torch.full(inputs["input_ids"].shape, wrong)
+    for call in (model, model.model, lambda **kwargs: model.generate(**kwargs, **GREEDY)):
+        with pytest.raises(ValueError, match="leaves no token of row 0.*additive"):
+            call(**inputs | {"attention_mask": mask})
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ def text_never_fused(patch):
 
 
 def text_reads_no_patches(patch):
-    def forward(prefusion, hidden_states, key_values=(), num_outputs=None):
+    def forward(prefusion, hidden_states, key_values=(), num_outputs=None, position_ids=None):
         count = 1 if num_outputs is None else num_outputs
         only_compressed = tuple((keys[:, :, -count:], values[:, :, -count:]) for keys, values in key_values)
-        return plain(prefusion, hidden_states, only_compressed, num_outputs)
+        return plain(prefusion, hidden_states, only_compressed, num_outputs, position_ids)
 
     plain = LlavaMiniPreFusion.forward
     patch.setattr(LlavaMiniPreFusion, "forward", forward)

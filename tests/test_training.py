@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ from llava_mini import (
     LlavaMiniImageProcessor,
     LlavaMiniProcessor,
     LlavaMiniVideoProcessor,
+    front_llava_mini,
 )
 from llava_mini.original_names_llava_mini import rename_key
 
@@ -308,6 +310,26 @@ def test_losses_and_gradients_are_the_authors(name, converted, tmp_path):
         else:
             assert torch.cat([g.flatten() for g in ours]).norm().item() == pytest.approx(norm, rel=1e-4), key
     assert not gradients
+
+
+def test_every_step_takes_one_of_the_shares(media, checkpoint, tmp_path, monkeypatch):
+    """All of them come up, a resumed run would take the same, and what is learnt differs from training on all."""
+    seen = []
+    read_budget = front_llava_mini.read_budget
+    monkeypatch.setattr(
+        front_llava_mini, "read_budget", lambda config, *budget: seen.append(budget[0]) or read_budget(config, *budget)
+    )
+    options = arguments(media, checkpoint, tmp_path / "shares", "--max_steps", "12", "--save_strategy", "no")
+    trainer = main([*options, "--prefusion_shares", "1", "0.5", "0.25"])
+    assert set(seen) == {1.0, 0.5, 0.25}
+    expected = [random.Random(f"{trainer.args.seed} {step}").choice([1.0, 0.5, 0.25]) for step in range(12)]
+    assert [share for share, before in zip(seen, [None, *seen]) if share != before] == [
+        share for share, before in zip(expected, [None, *expected]) if share != before
+    ]
+    with pytest.raises(ValueError, match="stage 1 has no pre-fusion"):
+        main([*options, "--stage", "1", "--prefusion_shares", "0.5"])
+    with pytest.raises(ValueError, match="`prefusion_shares` are"):
+        main([*options, "--prefusion_shares", "0"])
 
 
 def test_overfits_images_videos_and_text(media, checkpoint, tmp_path):

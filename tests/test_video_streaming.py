@@ -189,3 +189,69 @@ def test_three_hours_take_little_more_memory_than_one(converted, tmp_path):
         assert frames == hours * 3600
         peaks.append(peak)
     assert peaks[1] - peaks[0] < 150, f"{peaks} MiB"
+
+
+def write_scenes(path: Path, levels: list[int], fps: int = 2) -> Path:
+    """Each level a second of a grey picture, with little noise, as cameras have it."""
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for level in np.repeat(levels, fps):
+            pixels = level + noise.integers(-3, 4, (SIZE[1], SIZE[0], 1))
+            frame = np.repeat(pixels, 3, axis=2).clip(0, 255).astype(np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def test_still_frames_are_left_out_before_the_tower(parts, tmp_path):
+    """The frames that come are those of the whole video in which something happens; placeholders follow."""
+    model, processor = parts
+    video = write_scenes(tmp_path / "lecture.mp4", [60] * 5 + [160] * 4 + [161] * 3 + [60])
+    whole = VideoStream(video, processor.video_processor)
+    stream = VideoStream(video, processor.video_processor, skip_still=8)
+    assert whole.num_frames == 13 and stream.num_frames == 3
+    places = [whole.indices.index(index) for index in stream.indices]
+    assert places == [0, 5, 12]
+    assert stream.times == [whole.times[place] for place in places]
+    for _ in range(2):
+        assert torch.equal(torch.cat(list(stream)), torch.cat(list(whole))[places])
+    content = [{"type": "video", "path": str(video)}, {"type": "text", "text": "What happens?"}]
+    seen = []
+    hook = model.model.vision_tower.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    inputs = prepare_streamed_inputs(processor, [{"role": "user", "content": content}], skip_still=8)
+    model.generate(**inputs, max_new_tokens=1)
+    hook.remove()
+    assert sum(seen) == 3 * model.config.num_crops
+    assert (inputs["input_ids"] == processor.video_token_id).sum() == 3 * processor.num_image_tokens
+
+
+def test_small_changes_and_slow_ones_are_seen(parts):
+    """Something in a corner counts, and so does what changes little by little; frames in memory are compared too."""
+    _, processor = parts
+    frames = np.full((6, 64, 96, 3), 100, np.uint8)
+    frames[3, :6, :6] = 255
+    stream = VideoStream(frames, processor.video_processor, num_frames=6, skip_still=20)
+    assert stream.indices == [0, 3, 4]
+    assert stream.times is None
+    slow = np.repeat(np.arange(0, 120, 10, dtype=np.uint8), 64 * 96 * 3).reshape(12, 64, 96, 3)
+    assert VideoStream(slow, processor.video_processor, num_frames=12, skip_still=25).indices == [0, 3, 6, 9]
+    same = VideoStream(frames[[0, 0, 1]], processor.video_processor, num_frames=3, skip_still=0)
+    assert same.num_frames == 1
+
+
+@pytest.mark.parametrize("wrong", [-1, 255, float("nan"), "2", True])
+def test_still_frames_by_no_number(parts, video, wrong):
+    _, processor = parts
+    with pytest.raises(ValueError, match="`skip_still` is .* has to be a change in grey levels"):
+        VideoStream(video, processor.video_processor, skip_still=wrong)
+
+
+def test_images_are_never_still(parts):
+    _, processor = parts
+    content = [{"type": "image", "image": PIL.Image.new("RGB", (40, 40))}, {"type": "text", "text": "What?"}]
+    with pytest.raises(ValueError, match="`skip_still` is 3, but the conversation has no video"):
+        prepare_streamed_inputs(processor, [{"role": "user", "content": content}], skip_still=3)

@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaForConditionalGeneration
 
 from llava_mini import LlavaMiniForConditionalGeneration
+from llava_mini.patch_budget_llava_mini import read_budget
 
 
 TEXT_TOKENS = 43
+BUDGET_MODEL, BUDGETS = "Vicuna-7B", (1.0, 0.5, 0.25, 0.1)
 
 
 def count(function) -> int:
@@ -32,11 +34,14 @@ def count_language_model(language_model: torch.nn.Module, prompt: torch.Tensor) 
     return count(lambda: language_model(inputs_embeds=prompt, attention_mask=mask, use_cache=False))
 
 
-def count_mini(model: LlavaMiniForConditionalGeneration, text_tokens: int, num_images: int = 1) -> dict[str, int]:
+def count_mini(
+    model: LlavaMiniForConditionalGeneration, text_tokens: int, num_images: int = 1, prefusion_patches: float = 1.0
+) -> dict[str, int]:
     """
     Stage by stage, with the calls that the forward pass makes: reading placeholders needs real ids, which the meta
     device has none of. A test compares the sum with a whole forward pass at a small size.
     """
+    budget = read_budget(model.config, prefusion_patches, None)
     base, config = model.model, model.config
     vision, device = config.vision_config, model.device
     size = vision.image_size
@@ -49,10 +54,10 @@ def count_mini(model: LlavaMiniForConditionalGeneration, text_tokens: int, num_i
     prompt = torch.empty(1, length, width, device=device, dtype=model.dtype)
     with torch.no_grad():
         features = base.extract_features(pixels)
-        chunk = base.encode_features(features)
+        chunk = base.encode_features(features, budget=budget)
     return {
         "tower": count(lambda: base.extract_features(pixels)),
-        "compressor, projector, pre-fusion of vision": count(lambda: base.encode_features(features)),
+        "compressor, projector, pre-fusion of vision": count(lambda: base.encode_features(features, budget=budget)),
         "pre-fusion of text": count(lambda: base.prefusion(text, chunk.key_values)),
         "language model": count_language_model(base.language_model, prompt),
         "head": count(lambda: model.lm_head(prompt[:, -1:])),
@@ -71,6 +76,20 @@ def count_llava(model: LlavaForConditionalGeneration, text_tokens: int) -> dict[
         "language model": count_language_model(base.language_model, prompt),
         "head": count(lambda: model.lm_head(prompt[:, -1:])),
     }
+
+
+def count_budgets() -> list[list]:
+    """The prefill with fewer patches in pre-fusion, at both resolutions."""
+    rows = []
+    for size, ratio in ((1, 1), (8, 2)):
+        config = mini_config(BUDGET_MODEL, compressor_size=size, resolution_ratio=ratio)
+        with torch.device("meta"):
+            mini = LlavaMiniForConditionalGeneration(config)
+        for share in BUDGETS:
+            stages = count_mini(mini, TEXT_TOKENS, prefusion_patches=share)
+            total, tower = sum(stages.values()), stages["tower"]
+            rows.append([BUDGET_MODEL, 336 * ratio, config.num_image_tokens, share, total / 1e12, tower / 1e12])
+    return rows
 
 
 def main():
@@ -110,6 +129,9 @@ def main():
         "TFLOPs, second question",
     ]
     write_results("flops", "FLOPs of one prefill", header, rows, device="meta")
+    header = ["text model", "pixels", "vision tokens", "prefusion_patches", "TFLOPs", "TFLOPs, tower alone"]
+    title = "FLOPs of one prefill with fewer patches in pre-fusion"
+    write_results("flops_budget", title, header, count_budgets(), device="meta")
 
 
 if __name__ == "__main__":

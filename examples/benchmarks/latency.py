@@ -3,6 +3,7 @@
 Time and memory against transformers' Llava with the same text model and random weights, in one process, interleaved.
 
     python examples/benchmarks/latency.py --compile             # CPU: a quarter of the widths, full depth, float32
+    python examples/benchmarks/latency.py --prefusion-patches .5 .25 .1     # against all patches
     python examples/benchmarks/latency.py --device cuda --scale 1 --dtype bfloat16 --batch-sizes 1 16 --compile
 
 Measured are the first token of a prompt with one image, a second question about the same image, and decoding, eager
@@ -59,6 +60,30 @@ def first_token(mini: PreTrainedModel, llava: PreTrainedModel, batch: int, argum
     results = measure(functions, arguments.runs, arguments.device)
     return [
         [f"first token, batch {batch}", name, 1000 * own.median, "ms", results[LLAVA].median / own.median, own.peak_mib]
+        for name, own in results.items()
+    ]
+
+
+def fewer_patches(mini: PreTrainedModel, batch: int, arguments: argparse.Namespace) -> list[list]:
+    """First token with all patches in pre-fusion and with shares of them, and what a context keeps."""
+    inputs = make_inputs(mini, batch, arguments)
+    shares = {f"{MINI}, share {share:g}": share for share in (1.0, *arguments.prefusion_patches)}
+    functions = {
+        name: partial(mini, **inputs, logits_to_keep=1, prefusion_patches=share) for name, share in shares.items()
+    }
+    results = measure(functions, arguments.runs, arguments.device)
+    first = next(iter(results.values())).median
+    kept = {name: mini.encode_visuals(inputs["pixel_values"], prefusion_patches=s).nbytes for name, s in shares.items()}
+    return [
+        [
+            f"first token, batch {batch}",
+            name,
+            1000 * own.median,
+            "ms",
+            first / own.median,
+            own.peak_mib,
+            kept[name] / 2**20,
+        ]
         for name, own in results.items()
     ]
 
@@ -123,6 +148,13 @@ def main():
     torch.manual_seed(0)
     config = mini_config(arguments.text_model, scale=arguments.scale)
     mini = build(LlavaMiniForConditionalGeneration, config, arguments)
+    if arguments.prefusion_patches:
+        rows = [row for batch in arguments.batch_sizes for row in fewer_patches(mini, batch, arguments)]
+        header = ["case", "model", "median", "unit", "times as fast as all patches", "peak MiB", "context MiB"]
+        title = "First token with fewer patches in pre-fusion"
+        where = device_name(arguments.device)
+        write_results(f"latency_budget_{arguments.device}", title, header, rows, where, **facts(arguments))
+        return
     llava = build(LlavaForConditionalGeneration, llava_config(arguments.text_model, arguments.scale), arguments)
     rows = []
     for batch in arguments.batch_sizes:

@@ -40,6 +40,13 @@ def common_options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--text-model", default="Vicuna-7B")
     parser.add_argument("--scale", type=float, default=0.25, help="multiplies widths, not depths")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--prefusion-patches",
+        type=float,
+        nargs="+",
+        default=[],
+        help="instead compare these shares of the patches in pre-fusion with all of them",
+    )
     return parser
 
 

@@ -4,6 +4,7 @@ Videos: frames a second and memory against a frame-by-frame loop that skips noth
 question costs and saves, and hours of video under a memory cap.
 
     python examples/benchmarks/video.py                         # CPU: a quarter of the widths, full depth, float32
+    python examples/benchmarks/video.py --frames 16 --prefusion-patches .5 .25 .1       # against all patches
     python examples/benchmarks/video.py --device cuda --scale 1 --dtype bfloat16 --frames 16 128 1024 \\
         --hours 3 --memory-cap 24
 
@@ -14,6 +15,7 @@ answered while the allocator may hold `--memory-cap` GiB, weights included.
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from shapes import mini_config, write_results
@@ -120,6 +122,25 @@ def compare_keeping(model: PreTrainedModel, num_frames: int, arguments: argparse
     ]
 
 
+def compare_budgets(model: PreTrainedModel, num_frames: int, arguments: argparse.Namespace) -> list[list]:
+    """First token of a question about a video: all patches in pre-fusion, and shares of them."""
+    ids = make_prompt(model.config.video_token_id, num_frames, 1, arguments.device)
+    video = make_video(model, num_frames)
+    shares = (1.0, *arguments.prefusion_patches)
+    options = {"logits_to_keep": 1, "vision_memory_budget": arguments.budget}
+    functions = {
+        f"share {share:g}": partial(model, ids, pixel_values_videos=[video], prefusion_patches=share, **options)
+        for share in shares
+    }
+    results = measure(functions, arguments.runs, arguments.device)
+    first = next(iter(results.values())).median
+    kept = [model.encode_visuals(pixel_values_videos=[video], prefusion_patches=share).nbytes for share in shares]
+    return [
+        [f"{num_frames} frames, first token", name, own.median, "s", first / own.median, own.peak_mib, nbytes / 2**20]
+        for (name, own), nbytes in zip(results.items(), kept)
+    ]
+
+
 def answer_hours(model: PreTrainedModel, hours: int, arguments: argparse.Namespace) -> list[list]:
     """First token of a question about hours of video."""
     num_frames = hours * 3600
@@ -156,6 +177,14 @@ def main():
     )
     rows = []
     with torch.no_grad():
+        if arguments.prefusion_patches:
+            for num_frames in arguments.frames:
+                rows += compare_budgets(model, num_frames, arguments)
+            header = ["case", "variant", "median", "unit", "times as fast as all patches", "peak MiB", "context MiB"]
+            title = "Videos with fewer patches in pre-fusion"
+            where = device_name(arguments.device)
+            write_results(f"video_budget_{arguments.device}", title, header, rows, where, **facts(arguments))
+            return
         for num_frames in arguments.frames:
             rows += compare_loops(model, num_frames, arguments)
         rows += compare_keeping(model, arguments.kept_frames, arguments)

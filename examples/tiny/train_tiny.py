@@ -33,7 +33,8 @@ def repeat_units(output: LlavaMiniVisionOutput, sizes: list[int], count: int) ->
     units = torch.cat(units)
     key_values = tuple((keys[units], values[units]) for keys, values in output.prefusion_key_values)
     tokens = [tokens for tokens in output.pooler_output for _ in range(count)]
-    return LlavaMiniVisionOutput(pooler_output=tokens, prefusion_key_values=key_values)
+    dropped = None if output.prefusion_dropped is None else output.prefusion_dropped[units]
+    return LlavaMiniVisionOutput(pooler_output=tokens, prefusion_key_values=key_values, prefusion_dropped=dropped)
 
 
 class TinyTrainer(LlavaMiniTrainer):

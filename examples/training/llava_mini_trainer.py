@@ -1,5 +1,6 @@
 """transformers' Trainer with what LLaVA's recipe adds: a rate for the projector, batches of similar samples."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,10 +19,15 @@ class LlavaMiniTrainingArguments(TrainingArguments):
     Args:
         projector_learning_rate (`float`, *optional*): of the projector (the paper's stage 2: 1e-5); by default as of
             everything else.
+        prefusion_shares (`list[float]`, *optional*): shares of the patches that pre-fusion reads, in (0, 1]; every
+            step takes one of them at random, so that the model answers at each (stage 2).
         activation_checkpointing (`bool`, *optional*): as in transformers since 5.24, on every version.
     """
 
     projector_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of the projector."})
+    prefusion_shares: list[float] | None = field(
+        default=None, metadata={"help": "Shares of the patches in pre-fusion, of which every step takes one."}
+    )
     activation_checkpointing: bool | None = field(
         default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
@@ -30,6 +36,8 @@ class LlavaMiniTrainingArguments(TrainingArguments):
         if self.activation_checkpointing is not None:
             setattr(self, CHECKPOINTING_ARGUMENT, self.activation_checkpointing)
         super().__post_init__()
+        if self.prefusion_shares is not None and not all(0 < share <= 1 for share in self.prefusion_shares):
+            raise ValueError(f"`prefusion_shares` are {self.prefusion_shares}, but have to be above 0 and at most 1.")
         # Batches hold pixels and labels that the model's signature may hide behind PEFT.
         self.remove_unused_columns = False
 
@@ -64,6 +72,10 @@ class LlavaMiniTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> torch.Tensor:
         """As in the base class, whose own filter would log such a loss as the mean of the others."""
+        if self.args.prefusion_shares:
+            # The same in every process and every batch of a step, also after resuming.
+            step = random.Random(f"{self.args.seed} {self.state.global_step}")
+            inputs = inputs | {"prefusion_patches": step.choice(self.args.prefusion_shares)}
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not loss.isfinite():
             if "labels" in inputs and not (inputs["labels"] != IGNORED).any():

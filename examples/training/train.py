@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> LlavaMiniTrainer:
     model_arguments, data_arguments, training = parser.parse_args_into_dataclasses(argv)
     if model_arguments.quantize and not model_arguments.lora_rank:
         raise ValueError("`--quantize` freezes the language model at 4 bits: give `--lora_rank` too.")
+    if training.prefusion_shares and model_arguments.stage == 1:
+        raise ValueError("`--prefusion_shares` is for stage 2: stage 1 has no pre-fusion.")
     set_seed(training.seed)
     processor = LlavaMiniProcessor.from_pretrained(model_arguments.model)
     train_dataset, eval_dataset = load_data(data_arguments, training)

@@ -25,6 +25,7 @@ from llava_mini.cli_arguments import (
     at_least_0,
     check_model,
     one_line,
+    open_share,
     positive,
     seed_number,
     share,
@@ -34,7 +35,7 @@ from llava_mini.cli_arguments import (
 from llava_mini.evaluation.command import add_evaluate_parser
 from llava_mini.serving import add_serve_parser
 from llava_mini.versions_llava_mini import describe_versions
-from llava_mini.video_streaming import prepare_streamed_inputs
+from llava_mini.video_streaming import check_skip_still, prepare_streamed_inputs
 
 
 EXAMPLES = """\
@@ -112,6 +113,19 @@ def _add_common_arguments(parser: argparse.ArgumentParser):
         "--fps", type=positive(float), help="frames a second to take from videos (default: the checkpoint's, 1)"
     )
     parser.add_argument("--num-frames", type=positive(int), help="frames to take from each video, instead of --fps")
+    parser.add_argument(
+        "--skip-still",
+        type=at_least_0,
+        metavar="LEVELS",
+        help="leave out frames whose change since the last one kept is at most so many grey levels (of 255)",
+    )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--prefusion-patches", type=share, help="share of each picture's patches that the text reads (default: all)"
+    )
+    budget.add_argument(
+        "--prefusion-mass", type=open_share, help="instead: as many as hold this share of the compressor's attention"
+    )
     parser.add_argument("--system", type=utf8_text, help="system message, instead of the default one")
     parser.add_argument(
         "--temperature", type=at_least_0, help="0 takes the likeliest token (default: the checkpoint's)"
@@ -132,6 +146,9 @@ def _add_common_arguments(parser: argparse.ArgumentParser):
 def load(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model and processor as the arguments say."""
     check_model(arguments.model)
+    if arguments.skip_still is not None and not arguments.video:
+        raise ValueError("--skip-still leaves out frames of videos, never images, and no --video was given.")
+    check_skip_still(arguments.skip_still)
     quantization = None
     if arguments.load_8bit or arguments.load_4bit:
         quantization = BitsAndBytesConfig(load_in_8bit=arguments.load_8bit, load_in_4bit=arguments.load_4bit)
@@ -162,8 +179,19 @@ def first_message(arguments: argparse.Namespace, query: str) -> list[dict]:
 def prepare(arguments: argparse.Namespace, messages: list[dict], processor: ProcessorMixin) -> BatchFeature:
     """Model inputs; videos come as streams, so that their length does not matter."""
     return prepare_streamed_inputs(
-        processor, messages, arguments.fps, arguments.num_frames, show_progress=sys.stderr.isatty()
+        processor,
+        messages,
+        arguments.fps,
+        arguments.num_frames,
+        show_progress=sys.stderr.isatty(),
+        skip_still=arguments.skip_still,
     )
+
+
+def patch_budget(arguments: argparse.Namespace) -> dict:
+    """How many patches the arguments want read; the checkpoint's configuration decides else."""
+    given = {name: getattr(arguments, name) for name in ("prefusion_patches", "prefusion_mass")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def generation_options(arguments: argparse.Namespace) -> dict:
@@ -211,7 +239,8 @@ def ask(arguments: argparse.Namespace):
     start = time.perf_counter()
     inputs = prepare(arguments, first_message(arguments, arguments.query), processor).to(model.device)
     prompt = inputs["input_ids"]
-    text, num_new = answer(model, processor, inputs, generation_options(arguments), show=not arguments.json)
+    options = generation_options(arguments) | patch_budget(arguments)
+    text, num_new = answer(model, processor, inputs, options, show=not arguments.json)
     if arguments.json:
         vision_ids = torch.tensor([processor.image_token_id, processor.video_token_id], device=prompt.device)
         facts = {
@@ -219,6 +248,7 @@ def ask(arguments: argparse.Namespace):
             "images": arguments.image,
             "videos": arguments.video,
             "frames": [stream.num_frames for stream in inputs.get("pixel_values_videos", [])],
+            "times": [stream.times for stream in inputs.get("pixel_values_videos", [])],
             "query": arguments.query,
             "answer": text,
             "prompt_tokens": prompt.shape[1],
@@ -243,11 +273,12 @@ def chat(arguments: argparse.Namespace):
         inputs = prepare(arguments, messages, processor).to(model.device)
         pixels = {name: inputs.pop(name) for name in ("pixel_values", "pixel_values_videos") if name in inputs}
         if arguments.keep == "none":
-            visuals = pixels
+            visuals = pixels | patch_budget(arguments)
         else:
             if context is None:
                 keep_text = arguments.keep == "key_values"
-                context = model.encode_visuals(**pixels, keep=arguments.keep, keep_text=keep_text)
+                budget = patch_budget(arguments)
+                context = model.encode_visuals(**pixels, **budget, keep=arguments.keep, keep_text=keep_text)
                 print(f"[{context.nbytes / 2**20:.1f} MiB kept]", file=sys.stderr)
             visuals = {"vision_context": context}
         text, _ = answer(model, processor, inputs | visuals, options, show=True)

@@ -42,6 +42,13 @@ def share(value: str) -> float:
     return number
 
 
+def open_share(value: str) -> float:
+    """A number above 0 and below 1."""
+    if not 0 < (number := float(value)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0 and below 1")
+    return number
+
+
 def seed_number(value: str) -> int:
     """What torch takes as a seed."""
     if not 0 <= (number := int(value)) < 2**64:

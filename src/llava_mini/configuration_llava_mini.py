@@ -10,6 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .patch_budget_llava_mini import check_budget
+
 
 # The authors' `model_type`.
 ORIGINAL_MODEL_TYPE = "llava_mini_llama"
@@ -107,6 +109,12 @@ class LlavaMiniConfig(PreTrainedConfig):
             Linear layers of the projector: 0 is the identity, 1 linear, K the authors' `mlpKx_gelu`.
         projector_hidden_act (`str`, defaults to `"gelu"`):
             Activation between the projector's layers.
+        prefusion_patches (`float`, *optional*):
+            Share of the patches, above 0 and at most 1, that pre-fusion reads of an image or frame: those that the
+            compressor looked at most, which keep their positions. All by default, as in the paper. A call may ask for
+            another share.
+        prefusion_mass (`float`, *optional*):
+            Instead: as many patches as hold this share of the compressor's attention, above 0 and below 1.
         tie_word_embeddings (`bool`, defaults to `False`):
             Whether the head shares the embedding matrix. Taken from `text_config` when set there.
 
@@ -151,6 +159,8 @@ class LlavaMiniConfig(PreTrainedConfig):
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     num_projector_layers: int = 2
     projector_hidden_act: str = "gelu"
+    prefusion_patches: float | int | None = None
+    prefusion_mass: float | int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -213,6 +223,7 @@ class LlavaMiniConfig(PreTrainedConfig):
         _check_activation("projector_hidden_act", self.projector_hidden_act)
         self._validate_vision()
         self._validate_text()
+        check_budget(self, self.prefusion_patches, self.prefusion_mass)
         if self.image_token_id == self.video_token_id:
             raise ValueError(
                 f"`image_token_id` and `video_token_id` are both {self.image_token_id}; give each an id of its own."

@@ -19,16 +19,18 @@ from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .compressor_llava_mini import LlavaMiniCompressor
 from .configuration_llava_mini import LlavaMiniConfig
-from .input_checks_llava_mini import check_arguments
+from .input_checks_llava_mini import check_arguments, check_mask, check_rows_attend
 from .outputs_llava_mini import LlavaMiniVisionOutput
+from .patch_budget_llava_mini import PatchBudget, choose_patches, read_budget
 from .placeholders_llava_mini import assign_units, check_units, find_fusible_text, find_rows, find_token, read_counts
-from .prefusion_llava_mini import KeptText, LlavaMiniPreFusion
+from .prefusion_llava_mini import KeptText, KeyValues, LlavaMiniPreFusion
 from .pretrained_llava_mini import LlavaMiniPreTrainedModel
 from .vision_context_llava_mini import LlavaMiniVisionContext, fingerprint
 from .visuals_llava_mini import (
     LlavaMiniVisualChunk,
     LlavaMiniVisuals,
     arrange_crops,
+    find_equal,
     open_images,
     open_videos,
     open_visuals,
@@ -109,6 +111,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         pixel_values: torch.Tensor,
         output_compressor_attentions: bool = False,
         vision_memory_budget: int | str | None = None,
+        prefusion_patches: float | None = None,
+        prefusion_mass: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniVisionOutput:
         """
@@ -119,16 +123,20 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
                 Crops: N*N sub-images in row-major order, then the whole image; the image alone when N is 1.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
             vision_memory_budget (`int` or `str`, *optional*): bytes to use at a time, see `units_per_chunk`.
+            prefusion_patches, prefusion_mass (`float`, *optional*): which patches pre-fusion reads, the
+                configuration's by default, see `LlavaMiniConfig`.
 
         Returns:
             `LlavaMiniVisionOutput`, one `pooler_output` entry `(CC, D)` an image.
 
         Raises:
-            ValueError: number of crops, channels or size don't match the configuration.
+            ValueError: number of crops, channels or size don't match the configuration; a budget is none.
         """
         check_arguments(kwargs, self.get_image_features)
         encode = partial(self.encode_chunks, output_attentions=output_compressor_attentions)
-        visuals = open_images(self.config, partial(encode, memory_budget=vision_memory_budget), pixel_values)
+        budget = read_budget(self.config, prefusion_patches, prefusion_mass)
+        encode = partial(encode, memory_budget=vision_memory_budget, budget=budget)
+        visuals = open_images(self.config, encode, pixel_values)
         return self.collect_features(visuals, pixel_values, **kwargs)
 
     @can_return_tuple
@@ -138,6 +146,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         video_num_frames: torch.Tensor | None = None,
         output_compressor_attentions: bool = False,
         vision_memory_budget: int | str | None = None,
+        prefusion_patches: float | None = None,
+        prefusion_mass: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniVisionOutput:
         """
@@ -148,7 +158,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
                 Frames in order, shorter videos padded at the end.
             video_num_frames (`torch.Tensor` of shape `(videos,)`, *optional*):
                 Frames of each video that count; all by default.
-            output_compressor_attentions, vision_memory_budget: see `get_image_features`.
+            output_compressor_attentions, vision_memory_budget, prefusion_patches, prefusion_mass: see
+                `get_image_features`.
 
         Returns:
             `LlavaMiniVisionOutput`, one `pooler_output` entry `(frames * CC, D)` a video.
@@ -158,7 +169,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         """
         check_arguments(kwargs, self.get_video_features)
         encode = partial(self.encode_chunks, output_attentions=output_compressor_attentions)
-        encode = partial(encode, memory_budget=vision_memory_budget)
+        budget = read_budget(self.config, prefusion_patches, prefusion_mass)
+        encode = partial(encode, memory_budget=vision_memory_budget, budget=budget)
         visuals = open_videos(self.config, encode, pixel_values_videos, video_num_frames)
         return self.collect_features(visuals, select_frames(pixel_values_videos, visuals.sizes), **kwargs)
 
@@ -183,7 +195,9 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         """Images or videos of `sizes` units as they are returned: a `pooler_output` entry `(size * CC, D)` each."""
         lengths = [size * self.config.num_image_tokens for size in sizes]
         tokens = list(chunk.tokens.flatten(0, 1).split(lengths))
-        return LlavaMiniVisionOutput(pooler_output=tokens, compressor_attentions=chunk.attentions, **kept)
+        return LlavaMiniVisionOutput(
+            pooler_output=tokens, compressor_attentions=chunk.attentions, prefusion_dropped=chunk.dropped, **kept
+        )
 
     def encode_visuals(
         self,
@@ -196,6 +210,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         keep: Literal["key_values", "features"] = "key_values",
         keep_text: bool = False,
         vision_memory_budget: int | str | None = None,
+        prefusion_patches: float | None = None,
+        prefusion_mass: float | None = None,
     ) -> LlavaMiniVisionContext:
         """
         Images and videos encoded once, for any number of questions. A processor's whole output can be passed.
@@ -207,9 +223,11 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
             keep (`str`, defaults to `"key_values"`): "key_values" keeps what the text reads, so that a question costs
                 text only. "features" keeps the tower's patch features: `num_prefusion_layers * 2 * key_value_heads *
                 head_dim / Dv` times less memory, and compressor, projector and pre-fusion run again with each question.
+                A budget shrinks what "key_values" keeps; the compressor reads all features.
             keep_text (`bool`): also keep the prompt's keys and values, so that the next turn of a conversation runs
                 only the last answer and the new question; for one row, without beams.
             vision_memory_budget (`int` or `str`, *optional*): bytes to use at a time, see `units_per_chunk`.
+            prefusion_patches, prefusion_mass (`float`, *optional*): see `get_image_features`.
 
         Returns:
             `LlavaMiniVisionContext`, for `generate(..., vision_context=...)`.
@@ -220,9 +238,9 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         what_is_dropped = {"key_values": {"features": None}, "features": {"key_values": ()}}
         if keep not in what_is_dropped:
             raise ValueError(f"`keep` is {keep!r}, but has to be one of {', '.join(map(repr, what_is_dropped))}.")
-        opened = self.open_visuals(
-            pixel_values, pixel_values_videos, video_num_frames, vision_memory_budget=vision_memory_budget
-        )
+        options = {"prefusion_patches": prefusion_patches, "prefusion_mass": prefusion_mass}
+        options["vision_memory_budget"] = vision_memory_budget
+        opened = self.open_visuals(pixel_values, pixel_values_videos, video_num_frames, **options)
         rows = num_rows = None
         if input_ids is not None:
             num_rows = len(input_ids)
@@ -234,7 +252,8 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
             for name, visual in opened.items()
         }
         sizes = {name: visual.sizes for name, visual in opened.items()}
-        return LlavaMiniVisionContext(visuals, sizes, rows, num_rows, keep_text, made_by=fingerprint(self.vision_parts))
+        made_by, budget = fingerprint(self.vision_parts), read_budget(self.config, prefusion_patches, prefusion_mass)
+        return LlavaMiniVisionContext(visuals, sizes, rows, num_rows, keep_text, made_by, budget=budget)
 
     def open_visuals(
         self,
@@ -245,20 +264,36 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         vision_context: LlavaMiniVisionContext | None = None,
         output_compressor_attentions: bool = False,
         vision_memory_budget: int | str | None = None,
+        prefusion_patches: float | None = None,
+        prefusion_mass: float | None = None,
     ) -> dict[str, LlavaMiniVisuals]:
         """What is given, as pixels or already encoded, to be encoded as somebody asks; arguments as `forward`'s."""
+        budget = read_budget(self.config, prefusion_patches, prefusion_mass)
+        is_asked = prefusion_patches is not None or prefusion_mass is not None
         encode = partial(
             self.encode_chunks, output_attentions=output_compressor_attentions, memory_budget=vision_memory_budget
         )
         kept = {}
         if vision_context is not None:
             vision_context.check_made_by(self.vision_parts)
-            kept = vision_context.open(encode)
+            if is_asked:
+                vision_context.check_budget(budget)
+            kept = vision_context.open(partial(encode, budget=budget if is_asked else vision_context.budget))
         encoded = mm_encoder_outputs or {}
+        if is_asked and pixel_values is None and pixel_values_videos is None and any(encoded.values()):
+            raise ValueError(
+                "`mm_encoder_outputs` are encoded already, so that `prefusion_patches` and `prefusion_mass` come too "
+                "late: pass them to `get_image_features` and `get_video_features`."
+            )
+        encode = partial(encode, budget=budget)
         return open_visuals(self.config, encode, pixel_values, pixel_values_videos, video_num_frames, encoded, kept)
 
     def encode_chunks(
-        self, units: Iterable[torch.Tensor], output_attentions: bool = False, memory_budget: int | str | None = None
+        self,
+        units: Iterable[torch.Tensor],
+        output_attentions: bool = False,
+        memory_budget: int | str | None = None,
+        budget: PatchBudget | None = None,
     ) -> Iterator[LlavaMiniVisualChunk]:
         """
         The vision half of the paper's figure, as many units at a time as the budget allows.
@@ -272,22 +307,45 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         device = None if reference.is_meta else reference.device
         for part in (part for tensor in units for part in tensor.split(size)):
             features = self.extract_features(part.to(device)) if part.ndim == 5 else part
-            yield self.encode_features(features, output_attentions)
+            yield self.encode_features(features, output_attentions, budget)
 
     def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Pixels `(U, K, 3, height, width)` to the tower's patch features `(U, K, P, Dv)`, without the class token."""
         features = self.vision_tower(pixel_values.flatten(0, 1)).last_hidden_state[:, 1:]
         return features.unflatten(0, pixel_values.shape[:2])
 
-    def encode_features(self, features: torch.Tensor, output_attentions: bool = False) -> LlavaMiniVisualChunk:
+    def encode_features(
+        self, features: torch.Tensor, output_attentions: bool = False, budget: PatchBudget | None = None
+    ) -> LlavaMiniVisualChunk:
         """Patch features `(U, K, P, Dv)` to vision tokens and what the text will read of them."""
         raster, whole = arrange_crops(self.config, features)
-        compressed, attentions = self.compressor(raster, output_attentions)  # (U, CC, Dv)
+        compressed, attentions = self.compressor(raster, output_attentions or budget is not None)  # (U, CC, Dv)
         compressed = compressed.to(raster.device)  # the tower may have a device of its own
         vision = torch.cat([raster, compressed] if whole is None else [raster, whole, compressed], dim=1)
-        vision = self.multi_modal_projector(vision)  # (U, V + CC, D)
-        tokens, key_values = self.prefusion(vision, num_outputs=self.config.num_image_tokens)  # (U, CC, D)
-        return LlavaMiniVisualChunk(tokens, key_values, features, attentions)
+        if budget is None:
+            vision = self.multi_modal_projector(vision)  # (U, V + CC, D)
+            tokens, key_values = self.prefusion(vision, num_outputs=self.config.num_image_tokens)  # (U, CC, D)
+            return LlavaMiniVisualChunk(tokens, key_values, features, attentions)
+        chunk = self.encode_chosen(vision, *choose_patches(self.config, budget, attentions.to(vision.device)))
+        return replace(chunk, features=features, attentions=attentions if output_attentions else None)
+
+    def encode_chosen(self, vision: torch.Tensor, positions: torch.Tensor, counts: list[int]) -> LlavaMiniVisualChunk:
+        """
+        `encode_features` from `vision` `(U, V + CC, Dv)` on, with the first of the patches at `positions` `(U, V)`
+        alone, as many as `counts` says; units with the same number go together.
+        """
+        last = torch.arange(positions.shape[1], vision.shape[1], device=vision.device)
+        groups = []
+        for count, units in find_equal(counts).items():
+            kept = positions[units, :count]
+            kept = torch.cat([kept, last.expand(len(kept), -1)], dim=1)  # (units, count + CC)
+            part = vision[units].gather(1, kept[..., None].expand(-1, -1, vision.shape[-1]))
+            part = self.multi_modal_projector(part)  # (units, count + CC, D)
+            tokens, key_values = self.prefusion(part, num_outputs=len(last), position_ids=kept)
+            # Beside the host, which asks for it.
+            dropped = torch.full((len(kept),), positions.shape[1] - count, device="cpu")
+            groups.append((units, LlavaMiniVisualChunk(tokens, key_values, dropped=dropped)))
+        return LlavaMiniVisualChunk.regroup(groups)
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
@@ -333,7 +391,13 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         """
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds)
         mask = self.get_text_fusion_mask(input_ids, inputs_embeds, attention_mask, text_fusion_mask)
-        *held, kept = read_counts([*placeholders.values(), mask])
+        attended = (
+            torch.ones_like(mask)
+            if attention_mask is None
+            else check_mask("attention_mask", attention_mask, mask.shape)
+        )
+        *held, kept, num_attended = read_counts([*placeholders.values(), mask, attended.to(mask)])
+        check_rows_attend(num_attended)
         sizes = {modality: visual.sizes for modality, visual in visuals.items()}
         rows_with_units = set().union(*check_units(self.config, dict(zip(placeholders, held)), sizes).values())
         if text_fusion_mask is not None and not all(kept[row] for row in rows_with_units):
@@ -361,13 +425,25 @@ class LlavaMiniFront(LlavaMiniPreTrainedModel):
         for chunk in chunks:
             own = rows[start : start + len(chunk.tokens)]
             start += len(chunk.tokens)
-            key_values = chunk.key_values
-            if text.length:
-                fused = []
-                for part in text.embeds[own].split(MAX_TEXT_QUERIES, dim=1):
-                    outputs, key_values = self.prefusion(part, key_values)
-                    fused.append(outputs)
-                text.add(own, torch.cat(fused, dim=1))  # (U, T, D)
+            key_values = self.read_chunk(text, chunk, own, keep_key_values) if text.length else chunk.key_values
             key_values = key_values if keep_key_values else ()
-            seen.append(LlavaMiniVisualChunk(chunk.tokens, key_values, attentions=chunk.attentions))
+            seen.append(replace(chunk, key_values=key_values, features=None))
         return LlavaMiniVisualChunk.join(seen)
+
+    def read_chunk(
+        self, text: KeptText, chunk: LlavaMiniVisualChunk, rows: torch.Tensor, keep_key_values: bool
+    ) -> KeyValues:
+        """`read_units` of one chunk: units with the same number of patches go together, so that none is padded."""
+        read = []
+        for units, part in chunk.groups():
+            own = rows[units]
+            dropped = 0 if part.dropped is None else int(part.dropped[0])
+            fused, key_values = [], part.key_values
+            for embeds in text.embeds[own].split(MAX_TEXT_QUERIES, dim=1):
+                first = (key_values[0][0].shape[2] if key_values else 0) + dropped
+                position_ids = torch.arange(first, first + embeds.shape[1], device=embeds.device)[None]
+                outputs, key_values = self.prefusion(embeds, key_values, position_ids=position_ids)
+                fused.append(outputs)
+            text.add(own, torch.cat(fused, dim=1))  # (U, T, D)
+            read.append((units, replace(part, key_values=key_values)))
+        return LlavaMiniVisualChunk.regroup(read).key_values if keep_key_values else ()

@@ -6,6 +6,7 @@ from transformers import DynamicCache, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from .input_checks_llava_mini import check_ids, check_mask
+from .patch_budget_llava_mini import check_budget, read_budget
 from .placeholders_llava_mini import check_no_placeholders, check_units, read_counts
 from .prefusion_llava_mini import KeptText
 from .versions_llava_mini import CACHE_NAME, answer_to_both_cache_names, rename_cache
@@ -14,6 +15,8 @@ from .vision_context_llava_mini import LlavaMiniTurn, LlavaMiniVisionContext
 
 # What stands for images and videos; consumed before the first token.
 VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "video_num_frames", "mm_encoder_outputs", "vision_context")
+# How they are encoded; consumed likewise.
+VISUAL_OPTIONS = ("vision_memory_budget", "prefusion_patches", "prefusion_mass")
 
 
 class LlavaMiniGenerationMixin(GenerationMixin):
@@ -29,6 +32,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         Args:
             vision_context (`LlavaMiniVisionContext`, *optional*): instead of pixels, what `encode_visuals` returned.
             vision_memory_budget (`int` or `str`, *optional*): bytes (or "4GB") that the vision side may use at a time.
+            prefusion_patches, prefusion_mass (`float`, *optional*): which patches pre-fusion reads, as `forward`'s.
             text_fusion_mask (`torch.Tensor` of shape `(B, S)`, *optional*): as `forward`'s.
 
         Raises:
@@ -59,6 +63,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
                 "`generate` does not return where the vision tokens looked. Ask `get_image_features(pixel_values, "
                 "output_compressor_attentions=True)` or `forward`."
             )
+        check_budget(self.config, kwargs.get("prefusion_patches"), kwargs.get("prefusion_mass"))
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         check_ids("input_ids", input_ids)
         prompt = kwargs.get("inputs_embeds", input_ids)
@@ -85,6 +90,9 @@ class LlavaMiniGenerationMixin(GenerationMixin):
                     f"`{name}` out, or encode anew with `encode_visuals`."
                 )
         context.check_made_by(self.model.vision_parts)
+        patches, mass = kwargs.get("prefusion_patches"), kwargs.get("prefusion_mass")
+        if patches is not None or mass is not None:
+            context.check_budget(read_budget(self.config, patches, mass))
         placeholders = self.model.get_placeholder_mask(input_ids, None)
         held = dict(zip(placeholders, read_counts(placeholders.values())))
         check_units(self.config, held, {modality: context.sizes.get(modality, []) for modality in held})
@@ -122,7 +130,7 @@ class LlavaMiniGenerationMixin(GenerationMixin):
         `mm_encoder_outputs["prompt"]`, which `generate` drops after the prefill.
         """
         given = {name: model_kwargs.pop(name) for name in VISUAL_INPUTS if name in model_kwargs}
-        given["vision_memory_budget"] = model_kwargs.pop("vision_memory_budget", None)
+        given |= {name: model_kwargs.pop(name, None) for name in VISUAL_OPTIONS}
         text_fusion_mask = model_kwargs.pop("text_fusion_mask", None)
         encoded = dict(given.pop("mm_encoder_outputs", {}))
         cache, context = model_kwargs.get(CACHE_NAME), given.get("vision_context")

@@ -3,8 +3,7 @@
 What a model refuses: arguments with wrong names, tensors of wrong types and shapes. Every check looks at names, dtypes
 and shapes and never at values, which would make the processor wait for the device.
 
-A mask is boolean, or of integers, where every value but 0 means yes. Floating point is no mask: 0 is yes in an additive
-mask and no in others.
+A mask is of booleans or of numbers, of which those above 0.5 mean yes and all others, not-a-number among them, no.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +15,8 @@ from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
 from transformers.utils import TransformersKwargs
 
 
+# Above it a number in a mask means yes: 1 does, in whatever precision, and nothing in an additive mask.
+MASK_THRESHOLD = 0.5
 # What the loss reads of them.
 LOSS_OPTIONS = ("num_items_in_batch", "shift_labels", "ignore_index")
 # What transformers hands through a model's keyword arguments to its text model, its attention and its loss.
@@ -98,7 +99,7 @@ def check_mask(
         follows_cache (`bool`): the mask may also cover what comes before these tokens.
 
     Raises:
-        ValueError: not booleans or integers, or not one a token.
+        ValueError: complex numbers, or not one a token.
     """
     if mask is None:
         return None
@@ -106,12 +107,21 @@ def check_mask(
     expected = (shape[0], max(shape[1], length) if follows_cache else shape[1])
     if not isinstance(mask, torch.Tensor) or tuple(mask.shape) != expected:
         raise ValueError(f"`{name}` {describe(mask)}, but has to have shape {expected}, one flag a token a row.")
-    if mask.dtype != torch.bool and not _is_integer(mask):
+    if mask.is_complex():
+        raise ValueError(f"`{name}` {describe(mask)}, but a mask has to be of booleans or real numbers.")
+    return (mask if mask.dtype == torch.bool else mask > MASK_THRESHOLD).long()
+
+
+def check_rows_attend(counts: list[int]):
+    """
+    Raises:
+        ValueError: a row of `counts` attended tokens has none.
+    """
+    if empty := [row for row, count in enumerate(counts) if not count]:
         raise ValueError(
-            f"`{name}` {describe(mask)}, but a mask has to be boolean or of integers (0: no, else: yes). Turn floating "
-            "point into one or the other, such as by `mask > 0.5`."
+            f"`attention_mask` leaves no token of row {empty[0]}. It has to be 1 (above {MASK_THRESHOLD}) where a token "
+            "counts and 0 at padding; an additive mask (0 and large negative numbers) is none."
         )
-    return (mask != 0).long()
 
 
 def check_positions(position_ids: torch.Tensor | None, shape: tuple[int, int]):

@@ -83,6 +83,8 @@ class LlavaMiniModel(LlavaMiniFront):
         vision_context: LlavaMiniVisionContext | None = None,
         vision_memory_budget: int | str | None = None,
         output_compressor_attentions: bool = False,
+        prefusion_patches: float | None = None,
+        prefusion_mass: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | LlavaMiniModelOutputWithPast:
         """
@@ -101,6 +103,8 @@ class LlavaMiniModel(LlavaMiniFront):
             cache (`Cache`): keys and values to continue from; also called `past_key_values`.
             vision_memory_budget (`int` or `str`): bytes that the vision side may use at a time, see `units_per_chunk`.
             output_compressor_attentions (`bool`): also return where the vision tokens looked.
+            prefusion_patches, prefusion_mass (`float`, *optional*): which patches pre-fusion reads, the
+                configuration's by default, see `LlavaMiniConfig`.
 
         Raises:
             ValueError: inputs contradict each other; the message says which and what to do.
@@ -109,14 +113,9 @@ class LlavaMiniModel(LlavaMiniFront):
         inputs_embeds, attention_mask = self.read_prompt(input_ids, inputs_embeds, attention_mask, position_ids, cache)
         given = dict(mm_encoder_outputs or {})
         prompt = given.pop("prompt", None)
+        options = (output_compressor_attentions, vision_memory_budget, prefusion_patches, prefusion_mass)
         visuals = self.open_visuals(
-            pixel_values,
-            pixel_values_videos,
-            video_num_frames,
-            given,
-            vision_context,
-            output_compressor_attentions,
-            vision_memory_budget,
+            pixel_values, pixel_values_videos, video_num_frames, given, vision_context, *options
         )
         encoded = {}
         if prompt is not None:

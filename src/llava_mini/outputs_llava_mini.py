@@ -23,10 +23,14 @@ class LlavaMiniVisionOutput(BaseModelOutputWithPooling):
             A pair of keys and values `(U, key_value_heads, V + CC, head_dim)` for every pre-fusion layer.
         compressor_attentions (`torch.Tensor` of shape `(U, CC, G * G)`, *optional*):
             Where each vision token looked, averaged over heads; with `output_compressor_attentions=True`.
+        prefusion_dropped (`torch.Tensor` of shape `(U,)`, *optional*):
+            How many of each unit's V patches pre-fusion did not read; with `prefusion_patches` or `prefusion_mass`.
+            Keys and values of units that dropped more than another stand behind padding.
     """
 
     prefusion_key_values: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None
     compressor_attentions: torch.Tensor | None = None
+    prefusion_dropped: torch.Tensor | None = None
 
 
 class VisionTokensMixin:

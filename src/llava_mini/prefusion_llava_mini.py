@@ -98,7 +98,11 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, hidden_states: torch.Tensor, key_values: KeyValues = (), num_outputs: int | None = None
+        self,
+        hidden_states: torch.Tensor,
+        key_values: KeyValues = (),
+        num_outputs: int | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, KeyValues]:
         """
         Args:
@@ -106,6 +110,8 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
                 but at the end, which causality keeps from being read.
             key_values: what an earlier call returned, a pair `(U, key_value_heads, past, head_dim)` a layer.
             num_outputs (`int`, *optional*): return only this many last positions; the last layer skips the others.
+            position_ids (`torch.Tensor` of shape `(U, length)` or `(1, length)`, *optional*): ascending; where
+                patches are left out, the others keep theirs. By default they follow the earlier call's.
 
         Returns:
             Hidden states `(U, num_outputs, D)` and, a layer, keys and values over `past + length` positions.
@@ -113,7 +119,8 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
         length = hidden_states.shape[1]
         num_outputs = length if num_outputs is None else num_outputs
         past = key_values[0][0].shape[2] if key_values else 0
-        position_ids = torch.arange(past, past + length, device=hidden_states.device)[None]
+        if position_ids is None:
+            position_ids = torch.arange(past, past + length, device=hidden_states.device)[None]
         cos, sin = self.rotary_emb(hidden_states, position_ids)
 
         new_key_values = []

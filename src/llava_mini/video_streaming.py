@@ -12,7 +12,9 @@ import queue
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import BatchFeature, ProcessorMixin
 from transformers.video_utils import VideoInput, VideoMetadata
@@ -25,6 +27,9 @@ from .video_reading_llava_mini import open_video, resize_nearest
 DEFAULT_FRAMES_PER_CHUNK = 16
 # Chunks decoded ahead of the model: enough to overlap, little to hold.
 CHUNKS_AHEAD = 2
+# Cells along a thumbnail's side: 21 pixels of a 336-pixel frame each, a letter or a face on a screen.
+THUMBNAIL_CELLS = 16
+MAX_LEVEL = 255
 
 
 class VideoStream:
@@ -38,13 +43,18 @@ class VideoStream:
         fps (`float`, *optional*), num_frames (`int`, *optional*): as the video processor's; its own by default.
         frames_per_chunk (`int`): frames turned into pixels at a time.
         show_progress (`bool`): whether to draw a progress bar of frames while iterating.
+        skip_still (`float`, *optional*): leaves out sampled frames that hardly differ from the last one kept: by at
+            most so many grey levels, 0 to 255, see `measure_change`; 0 leaves out repetitions alone. The video is
+            decoded once more for it, in bounded memory.
 
     Attributes:
         num_frames (`int`): frames that will come.
+        times (`list[float]`, *optional*): when they are shown, in seconds, if that is known.
         duration (`float`, *optional*): seconds, when they are known.
 
     Raises:
-        ValueError: no video that can be read; while iterating, one that is too damaged or changes its size.
+        ValueError: no video that can be read, `skip_still` is no number of grey levels; while iterating, a video that
+            is too damaged or changes its size.
     """
 
     def __init__(
@@ -55,7 +65,9 @@ class VideoStream:
         num_frames: int | None = None,
         frames_per_chunk: int = DEFAULT_FRAMES_PER_CHUNK,
         show_progress: bool = False,
+        skip_still: float | None = None,
     ):
+        check_skip_still(skip_still)
         if frames_per_chunk < 1:
             raise ValueError(f"`frames_per_chunk` is {frames_per_chunk}, but has to be at least 1.")
         # Nested as in a batch of chats: there a list of paths is one video's frames.
@@ -77,6 +89,9 @@ class VideoStream:
             raise ValueError("The video has no frames. Leave it out.")
         self.metadata.frames_indices = video_processor.sample_frames(self.metadata, fps=fps, num_frames=num_frames)
         self.indices = self.metadata.frames_indices.tolist()
+        if skip_still is not None:
+            self.indices = self._find_changes(skip_still)
+            self.metadata.frames_indices = np.array(self.indices)
 
     @property
     def num_frames(self) -> int:
@@ -87,6 +102,11 @@ class VideoStream:
     def duration(self) -> float | None:
         """Seconds, when they are known."""
         return self.metadata.duration
+
+    @property
+    def times(self) -> list[float] | None:
+        """Seconds at which the frames that will come are shown, when they are known."""
+        return None if self._table is None else [float(time) for time in self.metadata.timestamps]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         ready: queue.Queue = queue.Queue(maxsize=CHUNKS_AHEAD)
@@ -143,11 +163,47 @@ class VideoStream:
             check_same_size([first, frame])
             yield frame if size is None else resize_nearest(frame, size)
 
+    def _find_changes(self, threshold: float) -> list[int]:
+        """Those of the sampled frames that differ from the last one kept by more than `threshold`."""
+        kept, last = [], None
+        for index, frame in zip(self.indices, self._wanted_frames()):
+            thumbnail = make_thumbnail(frame)
+            if last is None or measure_change(last, thumbnail) > threshold:
+                kept.append(index)
+                last = thumbnail
+        return kept
+
     def _to_pixels(self, frames: list[torch.Tensor]) -> torch.Tensor:
         output = self.video_processor(
             torch.stack(frames), do_sample_frames=False, input_data_format="channels_first", return_tensors="pt"
         )
         return output["pixel_values_videos"][0]
+
+
+def make_thumbnail(frame: torch.Tensor) -> torch.Tensor:
+    """A frame `(3, height, width)` in 8-bit as the mean colours of a raster of cells, `(3, cells, cells)`."""
+    return nn.functional.adaptive_avg_pool2d(frame.float(), THUMBNAIL_CELLS)
+
+
+def measure_change(before: torch.Tensor, after: torch.Tensor) -> float:
+    """
+    How far two thumbnails are apart: the largest change of a colour of any cell, in grey levels (0 to 255). The mean of
+    a cell hardly sees noise; the largest of all sees what happens in a small part of the picture.
+    """
+    return float((after - before).abs().max())
+
+
+def check_skip_still(skip_still: float | None) -> None:
+    """
+    Raises:
+        ValueError: neither `None` nor a number of grey levels.
+    """
+    is_number = isinstance(skip_still, int | float) and not isinstance(skip_still, bool)
+    if skip_still is not None and not (is_number and 0 <= skip_still < MAX_LEVEL):
+        raise ValueError(
+            f"`skip_still` is {skip_still!r}, but has to be a change in grey levels, from 0 (only repetitions are left "
+            f"out) to below {MAX_LEVEL}."
+        )
 
 
 def prepare_streamed_inputs(
@@ -157,6 +213,7 @@ def prepare_streamed_inputs(
     num_frames: int | None = None,
     frames_per_chunk: int = DEFAULT_FRAMES_PER_CHUNK,
     show_progress: bool = False,
+    skip_still: float | None = None,
 ) -> BatchFeature:
     """
     `apply_chat_template` for one conversation whose videos are streamed.
@@ -164,20 +221,26 @@ def prepare_streamed_inputs(
     Args:
         processor (`LlavaMiniProcessor`).
         conversation: messages as for `apply_chat_template`; a `"video"` may be frames too.
-        fps, num_frames, frames_per_chunk, show_progress: see `VideoStream`.
+        fps, num_frames, frames_per_chunk, show_progress, skip_still: see `VideoStream`.
 
     Returns:
         Model inputs with `pixel_values_videos` a list of `VideoStream`, one a video.
 
     Raises:
-        ValueError: a video or image that can't be read, or that is given in no known way.
+        ValueError: a video or image that can't be read, or that is given in no known way; `skip_still` without a
+            video.
     """
     parts = [p for message in conversation if not isinstance(message["content"], str) for p in message["content"]]
+    options = (fps, num_frames, frames_per_chunk, show_progress, skip_still)
     streams = [
-        VideoStream(_source(part, "video"), processor.video_processor, fps, num_frames, frames_per_chunk, show_progress)
+        VideoStream(_source(part, "video"), processor.video_processor, *options)
         for part in parts
         if part["type"] == "video"
     ]
+    if skip_still is not None and not streams:
+        raise ValueError(
+            f"`skip_still` is {skip_still!r}, but the conversation has no video: it leaves out frames, never images."
+        )
     images = [_source(part, "image") for part in parts if part["type"] in ("image", "image_url")]
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     pieces = text.split(processor.video_token)

@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import DynamicCache
 
+from .patch_budget_llava_mini import PatchBudget
 from .visuals_llava_mini import Encode, LlavaMiniVisualChunk, LlavaMiniVisuals
 
 
@@ -76,6 +77,7 @@ class LlavaMiniVisionContext:
         keep_text (`bool`): whether `generate` keeps the prompt's keys and values for the next turn.
         made_by (`str`, *optional*): the `fingerprint` of the model's vision side.
         turn (`LlavaMiniTurn`, *optional*): what it kept.
+        budget (`PatchBudget`, *optional*): which patches pre-fusion read; all by default.
     """
 
     visuals: dict[str, LlavaMiniVisualChunk]
@@ -85,6 +87,22 @@ class LlavaMiniVisionContext:
     keep_text: bool = False
     made_by: str | None = None
     turn: LlavaMiniTurn | None = None
+    budget: PatchBudget | None = None
+
+    def check_budget(self, budget: PatchBudget | None):
+        """
+        Raises:
+            ValueError: what is kept was made with another budget, and can't be made again.
+        """
+        is_final = self.keep_text or any(chunk.features is None for chunk in self.visuals.values())
+        if budget != self.budget and is_final:
+            own = "all patches" if self.budget is None else self.budget
+            asked = "all patches" if budget is None else budget
+            raise ValueError(
+                f"This `vision_context` holds what pre-fusion made of {own}, but the call asks for {asked}: leave "
+                "`prefusion_patches` and `prefusion_mass` out, or encode anew (keep='features' leaves the choice to "
+                "each question)."
+            )
 
     def check_made_by(self, parts: Iterable[nn.Module]):
         """
@@ -156,7 +174,7 @@ class LlavaMiniVisionContext:
             for key, tensor in chunk.tensors().items()
         }
         facts = {name: getattr(self, name) for name in ("sizes", "rows", "num_rows", "keep_text", "made_by")}
-        facts = json.dumps(facts)
+        facts = json.dumps(facts | {"budget": None if self.budget is None else asdict(self.budget)})
         save_file(tensors, path, metadata={METADATA: facts, CHECKSUM: str(checksum(tensors, facts))})
 
     @classmethod
@@ -184,7 +202,8 @@ class LlavaMiniVisionContext:
         for name in facts["sizes"]:
             own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
             visuals[name] = LlavaMiniVisualChunk.from_tensors(own)
-        return cls(visuals, **facts)
+        budget = facts.pop("budget", None)  # older files have none
+        return cls(visuals, **facts, budget=None if budget is None else PatchBudget(**budget))
 
 
 def checksum(tensors: dict[str, torch.Tensor], facts: str) -> int:

@@ -5,9 +5,10 @@ What a model is shown, in every form that it takes: pixels, streams, features; a
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 from transformers.utils.hub import convert_file_size_to_int
 
 from .configuration_llava_mini import LlavaMiniConfig
@@ -66,24 +67,32 @@ class LlavaMiniVisualChunk:
         key_values: a pair `(U, key_value_heads, V + CC, head_dim)` for every pre-fusion layer.
         features (`torch.Tensor` of shape `(U, K, P, Dv)`): patch features of the tower.
         attentions (`torch.Tensor` of shape `(U, CC, G * G)`, *optional*): where the tokens looked.
+        dropped (`torch.Tensor` of shape `(U,)`, *optional*): how many of the V patches pre-fusion did not read; `None`
+            is none. A unit that dropped more than another has its keys and values behind that much padding, which
+            nobody reads: see `groups`.
     """
 
     tokens: torch.Tensor
     key_values: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     features: torch.Tensor | None = None
     attentions: torch.Tensor | None = None
+    dropped: torch.Tensor | None = None
 
     @classmethod
     def join(cls, chunks: list["LlavaMiniVisualChunk"]) -> "LlavaMiniVisualChunk":
         """Chunks in order as one."""
         if len(chunks) == 1:
             return chunks[0]
+        if chunks[0].dropped is not None:
+            least = min(int(chunk.dropped.min()) for chunk in chunks)
+            chunks = [chunk.pad(int(chunk.dropped.min()) - least) for chunk in chunks]
         parts = [chunk.tensors() for chunk in chunks]
         return cls.from_tensors({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything by name."""
         named = {"tokens": self.tokens, "features": self.features, "attentions": self.attentions}
+        named["dropped"] = self.dropped
         for i, (keys, values) in enumerate(self.key_values):
             named |= {f"keys.{i}": keys, f"values.{i}": values}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
@@ -93,11 +102,37 @@ class LlavaMiniVisualChunk:
         """The inverse of `tensors`."""
         num_layers = sum(name.startswith("keys.") for name in tensors)
         key_values = tuple((tensors[f"keys.{i}"], tensors[f"values.{i}"]) for i in range(num_layers))
-        return cls(tensors["tokens"], key_values, tensors.get("features"), tensors.get("attentions"))
+        others = (tensors.get(name) for name in ("features", "attentions", "dropped"))
+        return cls(tensors["tokens"], key_values, *others)
 
     def select(self, units: torch.Tensor) -> "LlavaMiniVisualChunk":
         """The given units `(n,)` alone."""
-        return self.from_tensors({name: tensor[units.to(tensor.device)] for name, tensor in self.tensors().items()})
+        chosen = {name: tensor[units.to(tensor.device)] for name, tensor in self.tensors().items()}
+        chosen = self.from_tensors(chosen)
+        return chosen if self.dropped is None else chosen.pad(int(self.dropped.min()) - int(chosen.dropped.min()))
+
+    def pad(self, length: int) -> "LlavaMiniVisualChunk":
+        """With `length` more positions of padding before all keys and values; fewer when it is negative."""
+        pairs = (tuple(nn.functional.pad(states, (0, 0, length, 0)) for states in pair) for pair in self.key_values)
+        return replace(self, key_values=tuple(pairs)) if length else self
+
+    def groups(self) -> list[tuple[torch.Tensor | slice, "LlavaMiniVisualChunk"]]:
+        """Units that dropped the same number of patches, hence have no padding: which they are, and these alone."""
+        groups = find_equal([0] if self.dropped is None else self.dropped.tolist()).values()
+        return [(units, self if isinstance(units, slice) else self.select(units)) for units in groups]
+
+    @classmethod
+    def regroup(cls, groups: list[tuple[torch.Tensor | slice, "LlavaMiniVisualChunk"]]) -> "LlavaMiniVisualChunk":
+        """The inverse of `groups`."""
+        chunk = cls.join([part for _, part in groups])
+        return chunk if len(groups) == 1 else chunk.select(torch.cat([units for units, _ in groups]).argsort())
+
+
+def find_equal(numbers: list[int]) -> dict[int, torch.Tensor | slice]:
+    """Where each of the numbers stands: `[3, 5, 3]` to `{3: [0, 2], 5: [1]}`; a slice where all are one."""
+    if len(set(numbers)) == 1:
+        return {numbers[0]: slice(None)}
+    return {n: torch.tensor([i for i, own in enumerate(numbers) if own == n]) for n in sorted(set(numbers))}
 
 
 @dataclass
@@ -156,7 +191,12 @@ def open_features(config: LlavaMiniConfig, output: LlavaMiniVisionOutput) -> Lla
     """What `get_image_features` or `get_video_features` returned."""
     count = config.num_image_tokens
     tokens = torch.cat(list(output.pooler_output)).unflatten(0, (-1, count))
-    chunk = LlavaMiniVisualChunk(tokens, output.prefusion_key_values, attentions=output.compressor_attentions)
+    chunk = LlavaMiniVisualChunk(
+        tokens,
+        output.prefusion_key_values,
+        attentions=output.compressor_attentions,
+        dropped=output.prefusion_dropped,
+    )
     return LlavaMiniVisuals([len(tokens) // count for tokens in output.pooler_output], [chunk])
 
 

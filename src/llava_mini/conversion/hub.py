@@ -46,6 +46,7 @@ CODE_FILES = (
     "original_processing_llava_mini.py",
     "original_tokenizer_llava_mini.py",
     "outputs_llava_mini.py",
+    "patch_budget_llava_mini.py",
     "placeholders_llava_mini.py",
     "prefusion_llava_mini.py",
     "pretrained_llava_mini.py",
