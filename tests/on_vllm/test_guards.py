@@ -13,6 +13,7 @@ from asking import engine
 
 from llava_mini.conversion.hub import CardFacts, prepare_repository
 from llava_mini.vllm.serve import check_installation
+from llava_mini.vllm.video import LlavaMiniVideoLoader
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,15 @@ def test_installation_is_checked(monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "another")
     with pytest.raises(ValueError, match="VLLM_PLUGINS"):
         check_installation()
+
+
+@pytest.mark.parametrize("options", [{"num_frames": 0}, {"fps": -2}, {"num_frames": "3"}, {"fps": True}, {"other": 1}])
+def test_wrong_sampling_is_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        LlavaMiniVideoLoader.load_bytes(b"", **options)
+
+
+def test_sampling_is_the_checkpoints_unless_it_is_chosen():
+    assert LlavaMiniVideoLoader.load_bytes(b"a", num_frames=-1)[0].sampling == {}
+    assert LlavaMiniVideoLoader.load_bytes(b"a", num_frames=32, fps=2)[0].sampling == {"fps": 2}
+    assert LlavaMiniVideoLoader.load_bytes(b"a", num_frames=32)[0].sampling == {"num_frames": 32}

@@ -19,7 +19,7 @@ from io import BytesIO
 import av
 import numpy as np
 import openai
-from asking import QUESTIONS, expected, image_url, make_chats, user
+from asking import QUESTIONS, expected, image_url, make_chats, picture, user
 
 
 START_SECONDS = 240
@@ -148,6 +148,17 @@ def test_bad_requests_are_refused_and_the_server_lives(client, right, case):
 def test_placeholders_without_pictures_are_refused(client, prompt):
     with pytest.raises(openai.BadRequestError, match="no images were sent"):
         client.completions.create(model=NAME, prompt=prompt, max_tokens=4)
+
+
+def test_frames_as_jpeg_files(client):
+    """vLLM's other way to send a video: its frames, one after the other."""
+    file = BytesIO()
+    picture(0).save(file, "JPEG")
+    frame = base64.b64encode(file.getvalue()).decode()
+    content = [part("video", f"data:video/jpeg;base64,{frame},{frame}"), *words()]
+    found = answer(client, [{"role": "user", "content": content}])
+    one = answer(client, [{"role": "user", "content": [part("video", f"data:video/jpeg;base64,{frame}"), *words()]}])
+    assert found.usage.prompt_tokens == one.usage.prompt_tokens + 1
 
 
 def test_one_name_for_two_pictures_is_no_cache_hit(client, right):

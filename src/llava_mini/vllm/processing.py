@@ -31,6 +31,8 @@ MODALITIES = ("image", "video")
 PROFILED_FRAMES = 8
 # An id that every vocabulary has, for the text of the prompt with which vLLM measures memory.
 PROFILED_TOKEN_ID = 5
+# Frames that are made pixels at a time: float32 takes four times what decoded frames take, and goes piece by piece.
+FRAMES_AT_A_TIME = 64
 
 
 class LlavaMiniDataParser(MultiModalDataParser):
@@ -163,7 +165,8 @@ class LlavaMiniMultiModalProcessor(BaseMultiModalProcessor[LlavaMiniProcessingIn
         """Pixels in the model's type, and how many frames each video has; `length` is the prompt's without them."""
         config, processor = self.info.get_hf_config(), self.info.get_hf_processor()
         size = config.vision_config.image_size
-        pixels, frames = torch.zeros(2, 0, config.num_crops, 3, size, size)
+        dtype = self.info.ctx.model_config.dtype
+        pixels, frames = torch.zeros(2, 0, config.num_crops, 3, size, size, dtype=dtype)
         counts = torch.zeros(0, dtype=torch.long)
         if images:
             # The file itself where there is one: vLLM reads colours with and without transparency otherwise.
@@ -175,33 +178,30 @@ class LlavaMiniMultiModalProcessor(BaseMultiModalProcessor[LlavaMiniProcessingIn
                 read.append(self._read_video(video, length))
                 length += len(read[-1]) * config.num_image_tokens
             frames, counts = torch.cat(read), torch.tensor([len(video) for video in read])
-        dtype = self.info.ctx.model_config.dtype
-        return {
-            "pixel_values": pixels.to(dtype),
-            "pixel_values_videos": frames.to(dtype),
-            "video_num_frames": counts,
-        }
+        return {"pixel_values": pixels.to(dtype), "pixel_values_videos": frames, "video_num_frames": counts}
 
-    def _read_video(self, video: VideoFile | tuple | np.ndarray | torch.Tensor, length: int) -> torch.Tensor:
+    def _read_video(self, video: VideoFile | MediaWithBytes | np.ndarray | torch.Tensor, length: int) -> torch.Tensor:
         """Pixels `(frames, K, 3, height, width)`; what would not fit behind `length` tokens is not decoded."""
         processor = self.info.get_hf_processor().video_processor
-        video = video[0] if isinstance(video, tuple) else video
-        if not isinstance(video, VideoFile):
-            return processor([video], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"][0]
+        pieces = [video.media if isinstance(video, MediaWithBytes) else video]
+        if isinstance(video, VideoFile):
 
-        def sample(metadata):
-            indices = processor.sample_frames(metadata=metadata, **video.sampling)
-            self._check_length(length + len(indices) * self.info.get_hf_config().num_image_tokens)
-            return indices
+            def sample(metadata):
+                indices = processor.sample_frames(metadata=metadata, **video.sampling)
+                self._check_length(length + len(indices) * self.info.get_hf_config().num_image_tokens)
+                return indices
 
-        frames, _ = processor.fetch_videos(
-            video.content,
-            sample,
-            None if processor.keep_aspect_ratio else processor.crop_size,
-            max_pixels=processor.max_pixels,
-            min_decodable_share=processor.min_decodable_share,
-        )
-        return processor([frames], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"][0]
+            frames, _ = processor.fetch_videos(
+                video.content,
+                sample,
+                None if processor.keep_aspect_ratio else processor.crop_size,
+                max_pixels=processor.max_pixels,
+                min_decodable_share=processor.min_decodable_share,
+            )
+            pieces = frames.split(FRAMES_AT_A_TIME)
+        dtype = self.info.ctx.model_config.dtype
+        pixels = (processor([piece], do_sample_frames=False, return_tensors="pt") for piece in pieces)
+        return torch.cat([piece["pixel_values_videos"][0].to(dtype) for piece in pixels])
 
     def _check_length(self, length: int) -> None:
         limit = self.info.ctx.model_config.max_model_len
