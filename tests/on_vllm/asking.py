@@ -103,13 +103,15 @@ class Reference:
         self.model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
         self.processor = LlavaMiniProcessor.from_pretrained(checkpoint)
 
-    def ask(self, chat: list[dict], new_tokens: int = NEW_TOKENS, **options) -> tuple[list[int], list[int]]:
+    def ask(
+        self, chat: list[dict], new_tokens: int = NEW_TOKENS, model_options: dict | None = None, **options
+    ) -> tuple[list[int], list[int]]:
         """Prompt ids and greedy ids."""
         chat = [message | {"content": [as_ours(part) for part in message["content"]]} for message in as_lists(chat)]
         inputs = self.processor.apply_chat_template(
             chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
         )
-        ids = self.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        ids = self.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, **(model_options or {}))
         length = inputs["input_ids"].shape[1]
         return ids[0, :length].tolist(), ids[0, length:].tolist()
 

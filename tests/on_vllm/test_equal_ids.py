@@ -106,3 +106,13 @@ def test_chosen_frames(checkpoints, chosen):
     with engine(checkpoint, media_io_kwargs={"video": chosen}) as llm:
         wanted = reference(checkpoint).ask(chat, processor_kwargs={"videos_kwargs": chosen})
         check_equal(ask(llm, [chat]), [wanted])
+
+
+def test_options_of_the_vision_side(checkpoints):
+    """They reach the front: a budget of patches changes some answers, as in `generate`."""
+    checkpoint, chats = checkpoints("high_resolution"), make_chats()[:12]
+    options = {"prefusion_patches": 0.25}
+    wanted = [reference(checkpoint).ask(chat, model_options=options) for chat in chats]
+    assert wanted != expected(checkpoint)[:12]
+    with engine(checkpoint, additional_config=options | {"vision_memory_budget": "1MB"}) as llm:
+        check_equal(ask(llm, chats), wanted)

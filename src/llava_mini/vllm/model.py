@@ -36,8 +36,8 @@ from llava_mini.vllm.weights import TOWER, Weights, read_tower, rename_original
 
 # vLLM's classes of the text types that our configuration allows.
 LANGUAGE_MODELS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-# Key of `--additional-config`.
-BUDGET_OPTION = "vision_memory_budget"
+# Keys of `--additional-config` that are options of `open_visuals`.
+VISION_OPTIONS = ("vision_memory_budget", "prefusion_patches", "prefusion_mass")
 
 
 @dataclass
@@ -81,7 +81,7 @@ class LlavaMiniForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
         self.config: LlavaMiniConfig = vllm_config.model_config.hf_config
-        self.memory_budget = read_budget(vllm_config)
+        self.vision_options = read_vision_options(vllm_config)
         self.source = vllm_config.model_config.model
         self.original = read_original_config(self.source, vllm_config.model_config.revision)
         with self._mark_tower_model(vllm_config, set(MODALITIES)):
@@ -121,7 +121,7 @@ class LlavaMiniForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsP
         visuals = self.front.open_visuals(
             pixel_values=pixel_values if len(pixel_values) else None,
             pixel_values_videos=videos or None,
-            vision_memory_budget=self.memory_budget,
+            **self.vision_options,
         )
         fused, _ = self.front.fuse_modalities(input_ids, self.embed_input_ids(input_ids), None, visuals)
         return fused[0]
@@ -198,10 +198,10 @@ def build_front(config: LlavaMiniConfig, dtype: torch.dtype) -> LlavaMiniFront:
     return front.requires_grad_(False).eval()
 
 
-def read_budget(vllm_config: VllmConfig) -> int | str | None:
-    """Bytes that the vision side may use at a time, of `--additional-config '{"vision_memory_budget": "4GB"}'`."""
+def read_vision_options(vllm_config: VllmConfig) -> dict[str, object]:
+    """The vision side's options of `--additional-config '{"vision_memory_budget": "4GB"}'`."""
     options = vllm_config.additional_config
-    return options.get(BUDGET_OPTION) if isinstance(options, dict) else None
+    return {name: options[name] for name in VISION_OPTIONS if isinstance(options, dict) and name in options}
 
 
 def read_original_config(source: str, revision: str | None) -> dict | None:
