@@ -43,7 +43,8 @@ def path_with(version: str) -> str:
 
 
 def run(arguments: list[str], version: str, **environment) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": path_with(version), "HF_HUB_OFFLINE": "1"} | environment
+    path = path_with(version)
+    environment = os.environ | ({"PYTHONPATH": path} if path else {}) | {"HF_HUB_OFFLINE": "1"} | environment
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
