@@ -87,6 +87,8 @@ def test_changed_configurations_are_read_or_refused(tmp_path, kind, share):
         (("projector_hidden_act",), "glue", "`projector_hidden_act` is 'glue'"),
         (("compressor_layer_norm_eps",), float("nan"), "`compressor_layer_norm_eps` is nan"),
         (("dtype",), "int8", "`dtype` is torch.int8"),
+        (("text_config", "num_hidden_layers"), 10**9, "`num_hidden_layers` is 1000000000"),
+        (("vision_config", "num_hidden_layers"), 2**70, "`num_hidden_layers` is"),
         (("text_config", "vocab_size"), -1, "`text_config.vocab_size` is -1"),
         (("text_config", "num_key_value_heads"), 0, "`text_config.num_key_value_heads` is 0"),
         (("text_config", "num_key_value_heads"), 3, "4 attention heads, which 3 key-value heads"),

@@ -29,6 +29,8 @@ DEFAULT_VISION_CONFIG = {
     "projection_dim": 768,
 }
 # The installed package's class, told from a file beside the configuration by its name.
+# Larger than any size, length or vocabulary.
+MAX_PART_NUMBER = 10**8
 DEFAULT_AUTO_MAP = {"AutoModelForImageTextToText": "llava_mini.LlavaMiniForConditionalGeneration"}
 # The tower runs only up to the selected layer, so its output has to be that layer's raw output: CLIPVisionModel's is.
 SUPPORTED_VISION_MODEL_TYPES = ("clip_vision_model",)
@@ -352,6 +354,10 @@ def _to_config(config: dict | PreTrainedConfig | None, defaults: dict) -> PreTra
     if isinstance(config, PreTrainedConfig):
         return config
     values = dict(defaults if config is None else config)
+    for name, value in values.items():
+        # Before upstream makes lists as long as a number says.
+        if isinstance(value, int) and abs(value) > MAX_PART_NUMBER:
+            raise ValueError(f"`{name}` is {value}, but no part of a model has a number beyond {MAX_PART_NUMBER}.")
     return AutoConfig.for_model(values.pop("model_type", defaults["model_type"]), **values)
 
 
