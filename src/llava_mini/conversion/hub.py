@@ -3,7 +3,7 @@
 A converted checkpoint as a Hub repository: weights, processor, a model card filled from the configuration, and the
 model code, so that `trust_remote_code=True` is all that others need.
 
-    python conversion/hub.py CONVERTED REPOSITORY [--facts FILE] [--results FILE] [--private]
+    llava-mini push CONVERTED REPOSITORY [--facts FILE] [--results FILE] [--private]
 """
 
 import argparse
@@ -125,7 +125,7 @@ def count_weights(folder: Path) -> tuple[int, int]:
 
 
 def make_model_card(folder: Path, repository: str, facts: CardFacts) -> str:
-    """The model card of a converted checkpoint, from model_cards/template.md."""
+    """The model card of a converted checkpoint, from `card_template.md`."""
     config = LlavaMiniConfig.from_pretrained(folder)
     parameters, size = count_weights(folder)
     text, vision = config.text_config, config.vision_config
@@ -213,7 +213,7 @@ def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> s
         ) from error
     except (HTTPError, OSError) as error:
         raise ValueError(
-            f"The Hub can't be reached ({error}): upload {folder} later with python conversion/hub.py."
+            f"The Hub can't be reached ({error}): upload {folder} later with `llava-mini push`."
         ) from error
     return str(commit)
 
