@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_versions_llava_mini import path_with
 
-from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor, LlavaMiniVisionContext
+from llava_mini.vision_context_llava_mini import CHECKSUM
 
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ SOURCE = ROOT / "src" / "llava_mini"
 # Saved with its code by version 0.1.0 on transformers 5.23.0, from golden/high_resolution; `expected.safetensors` holds
 # what that version answered about golden/preprocess/image0.png.
 LAST_VERSION = ROOT / "tests" / "golden" / "last_version"
+LAST_CONTEXTS = ROOT / "tests" / "golden" / "last_version_contexts"
 MAX_LINES = 450
 # `forward` names and documents every input of the model once.
 MAX_FUNCTION_LINES = {"forward": 80}
@@ -112,6 +114,31 @@ def test_what_the_last_version_saved_loads_with_equal_outputs():
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits, expected["logits"], atol=1e-5, rtol=1e-5)
     assert torch.equal(model.generate(**inputs, do_sample=False, max_new_tokens=8), expected["ids"])
+
+
+@pytest.mark.parametrize("keep", ["key_values", "features"])
+def test_contexts_that_the_last_version_saved(keep, tmp_path):
+    """They know no budget, no maker and no checksum: all patches, any model, whole as far as safetensors can tell."""
+    expected = load_file(LAST_VERSION / "expected.safetensors")
+    model = LlavaMiniForConditionalGeneration.from_pretrained(LAST_VERSION).eval()
+    options = {"do_sample": False, "max_new_tokens": 8}
+    context = LlavaMiniVisionContext.load(LAST_CONTEXTS / f"{keep}.safetensors")
+    assert context.budget is None
+    for own in (context, context[0]):
+        ids = model.generate(input_ids=expected["input_ids"], vision_context=own, **options)
+        assert torch.equal(ids, expected["ids"])
+    with pytest.raises(IndexError, match="has 1 row"):
+        context[1]
+    if keep == "key_values":
+        with pytest.raises(ValueError, match="made of all patches, but the call asks for"):
+            model.generate(input_ids=expected["input_ids"], vision_context=context, prefusion_patches=0.5)
+    # Saved again it has a checksum, and one that is lost is missed.
+    context.save(tmp_path / "again")
+    assert LlavaMiniVisionContext.load(tmp_path / "again").sizes == context.sizes
+    content = (tmp_path / "again").read_bytes()
+    (tmp_path / "again").write_bytes(content.replace(CHECKSUM.encode(), CHECKSUM.upper().encode()))
+    with pytest.raises(ValueError, match="is damaged"):
+        LlavaMiniVisionContext.load(tmp_path / "again")
 
 
 ASK_WITH_ITS_OWN_CODE = """

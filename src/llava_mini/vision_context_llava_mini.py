@@ -195,9 +195,12 @@ class LlavaMiniVisionContext:
             raise ValueError(f"{path} is damaged, or no vision context ({error}): {hint}.") from error
         if METADATA not in metadata:
             raise ValueError(f"{path} holds no vision context: {hint}.")
-        if metadata.get(CHECKSUM) != str(checksum(tensors, metadata[METADATA])):
+        is_first_form = CHECKSUM not in metadata and "num_rows" not in metadata[METADATA]  # of package version 0.1
+        if not is_first_form and metadata.get(CHECKSUM) != str(checksum(tensors, metadata[METADATA])):
             raise ValueError(f"{path} is damaged, what it holds is not what was saved: {hint}.")
         facts = json.loads(metadata[METADATA])
+        if is_first_form and facts["rows"] is not None:
+            facts["num_rows"] = 1 + max(row for own in facts["rows"].values() for row in own)
         visuals = {}
         for name in facts["sizes"]:
             own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
