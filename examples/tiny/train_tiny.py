@@ -2,6 +2,8 @@
 Trains the small model: phases of `recipe.json` one after another, each from the last one's weights.
 
     python examples/tiny/train_tiny.py --tower runs/tower --output runs/tiny
+    python examples/tiny/train_tiny.py --start examples/tiny/checkpoint --recipe examples/tiny/recipe_budget.json \\
+        --output runs/budget     # goes on from a trained one
 """
 
 import argparse
@@ -74,14 +76,13 @@ class TinyTrainer(LlavaMiniTrainer):
 
     def encode(self, model: nn.Module, inputs: dict, num_rows: int) -> dict[str, LlavaMiniVisionOutput]:
         """Takes the pixels out of `inputs`, encodes each picture or clip once and repeats it for its questions."""
+        options = {"prefusion_patches": inputs.pop("prefusion_patches", None), "return_dict": True}
         if "pixel_values" in inputs:
             pixels = inputs.pop("pixel_values")
-            output, sizes = model.get_image_features(pixels, return_dict=True), [1] * len(pixels)
+            output, sizes = model.get_image_features(pixels, **options), [1] * len(pixels)
             return {"image": repeat_units(output, sizes, num_rows // len(sizes))}
         sizes = inputs["video_num_frames"].tolist()
-        output = model.get_video_features(
-            inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames"), return_dict=True
-        )
+        output = model.get_video_features(inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames"), **options)
         return {"video": repeat_units(output, sizes, num_rows // len(sizes))}
 
     def record(self, types: list[str], correct: list[bool]):
@@ -135,6 +136,7 @@ def run_phase(
         dataloader_num_workers=0,
         disable_tqdm=True,
         seed=seed,
+        prefusion_shares=phase.get("prefusion_shares"),
     )
     trainer = TinyTrainer(
         model=model,
@@ -151,7 +153,9 @@ def run_phase(
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", type=Path, required=True, help="what pretrain_tower.py saved")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--tower", type=Path, help="what pretrain_tower.py saved")
+    start.add_argument("--start", type=Path, help="a trained model, instead of random weights around a tower")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent / "recipe.json")
     parser.add_argument("--seed", type=int, default=0)
@@ -159,8 +163,12 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
 
-    processor = build_processor()
-    model = build_model(processor, arguments.tower)
+    if arguments.start:
+        processor = LlavaMiniProcessor.from_pretrained(arguments.start)
+        model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.start, dtype=torch.float32)
+    else:
+        processor = build_processor()
+        model = build_model(processor, arguments.tower)
     for phase in json.loads(arguments.recipe.read_text()):
         output = arguments.output / phase["name"]
         if (output / "config.json").exists():

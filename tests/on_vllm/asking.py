@@ -147,7 +147,7 @@ def engine(checkpoint, **settings):
 
     length = MAX_LENGTHS.get(checkpoint.name, DEFAULT_MAX_LENGTH)
     settings = {"enforce_eager": True, "max_num_seqs": 8, "max_model_len": length, "seed": 0} | settings
-    llm = LLM(str(checkpoint), dtype="float32", **settings)
+    llm = LLM(str(checkpoint), **({"dtype": "float32"} | settings))
     try:
         yield llm
     finally:

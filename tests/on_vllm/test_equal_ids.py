@@ -6,9 +6,12 @@ import pytest
 pytest.importorskip("vllm.engine", reason="vLLM is not installed")
 
 import json
+import shutil
+from pathlib import Path
 
 import torch
 from asking import ask, check_equal, engine, expected, make_chats, reference, user
+from safetensors.torch import load_file, save_file
 from tiny import make_uneven
 
 from llava_mini import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
@@ -44,6 +47,58 @@ def test_two_ranks(checkpoints, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     with engine(checkpoints("tiny"), tensor_parallel_size=2) as llm:
         check_equal(ask(llm, make_chats()), expected(checkpoints("tiny")))
+
+
+def test_compiled(checkpoints):
+    """vLLM's default: its language model is compiled, our front is not."""
+    with engine(checkpoints("tiny"), enforce_eager=False) as llm:
+        check_equal(ask(llm, make_chats()), expected(checkpoints("tiny")))
+
+
+def test_quantised_language_model(checkpoints, tmp_path):
+    """
+    Eight bits in the form of compressed-tensors, which vLLM has kernels for on CPUs, with activations in bfloat16: the
+    front keeps its numbers, and no more answers change than bfloat16 and eight bits can (the small model is sure).
+    """
+    checkpoint = quantise(checkpoints("tiny"), tmp_path / "checkpoint")
+    with engine(checkpoint, dtype="bfloat16") as llm:
+        made = [list(output.outputs[0].token_ids) for output in ask(llm, make_chats())]
+        model = llm.llm_engine.model_executor.driver_worker.worker.get_model()
+        kinds = {parameter.dtype for parameter in model.language_model.model.layers.parameters()}
+        front = model.front.state_dict()
+    assert torch.int8 in kinds
+    weights = load_file(checkpoint / "model.safetensors")
+    for name in ("compressor.query", "prefusion.layers.0.mlp.up_proj.weight", "multi_modal_projector.linear_1.weight"):
+        assert torch.equal(front[name], weights[f"model.{name}"].bfloat16())
+    right = sum(ids == wanted for ids, (_, wanted) in zip(made, expected(checkpoints("tiny"))))
+    assert right >= 0.9 * len(made)
+
+
+def quantise(source: Path, target: Path) -> Path:
+    """The language model's products in eight bits, a scale a row, as compressed-tensors writes them."""
+    shutil.copytree(source, target)
+    weights = load_file(source / "model.safetensors")
+    for name in [name for name in weights if ".language_model.layers." in name and name.endswith("_proj.weight")]:
+        scale = weights[name].float().abs().amax(1, keepdim=True) / 127
+        weights[name] = (weights[name].float() / scale).round().to(torch.int8)
+        weights[name.replace(".weight", ".weight_scale")] = scale
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    integers = {"num_bits": 8, "type": "int", "symmetric": True}
+    products = {
+        "targets": ["Linear"],
+        "weights": integers | {"strategy": "channel", "dynamic": False},
+        "input_activations": integers | {"strategy": "token", "dynamic": True},
+    }
+    values = json.loads((target / "config.json").read_text())
+    values["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": products},
+    }
+    (target / "config.json").write_text(json.dumps(values))
+    return target
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
