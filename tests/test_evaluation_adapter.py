@@ -124,6 +124,18 @@ def test_answers_are_those_of_each_question_alone(parts, docs, expected, batch_s
     assert adapter.generate_until(chat_requests(adapter, backwards)) == expected[::-1]
 
 
+@pytest.mark.parametrize("options", [{"load_8bit": True}, {"device_map": "auto", "dtype": "float32"}], ids=str)
+def test_loading_options(docs, expected, options):
+    """From a path; in eight bits the language model alone, and one answer of the eleven may fall otherwise."""
+    pytest.importorskip("bitsandbytes")
+    adapter = LlavaMini(str(CHECKPOINT), batch_size=16, **options)
+    parts = {name: {type(m).__name__ for m in part.modules()} for name, part in adapter.model.model.named_children()}
+    assert ("Linear8bitLt" in parts["language_model"]) == ("load_8bit" in options)
+    assert not any("Linear8bitLt" in parts[name] for name in ("vision_tower", "compressor", "multi_modal_projector"))
+    answers = adapter.generate_until(chat_requests(adapter, docs))
+    assert sum(own == wanted for own, wanted in zip(answers, expected)) >= len(docs) - ("load_8bit" in options)
+
+
 def test_simple_requests_give_the_same(parts, docs, expected):
     adapter = LlavaMiniSimple(*parts, batch_size=4)
     adapter.task_dict = {"made_up": {"test": docs}}

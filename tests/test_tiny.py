@@ -143,8 +143,8 @@ def test_packed_batches_are_the_processors_inputs(processor):
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-@pytest.mark.parametrize("is_blind", [False, True])
-def test_packing_changes_no_number(processor, model, kind, is_blind):
+@pytest.mark.parametrize(("is_blind", "share"), [(False, None), (True, None), (False, 0.25)])
+def test_packing_changes_no_number(processor, model, kind, is_blind, share):
     """Questions that share a picture's encoded vision side get the logits of rows with a picture each."""
     batches = PackedBatches(processor, replace(MIX, blind=float(is_blind), blind_video=float(is_blind)), "x")
     rng = random.Random(1)
@@ -157,8 +157,12 @@ def test_packing_changes_no_number(processor, model, kind, is_blind):
         if name in each:
             each[name] = each[name].repeat_interleave(rows // len(each[name]), dim=0)
     with torch.no_grad():
-        expected = model(**each).logits
+        expected = model(**each, prefusion_patches=share).logits
+        if share is not None:  # as the trainer draws it
+            assert not torch.allclose(expected, model(**each).logits, atol=1e-3)
+            batch["prefusion_patches"] = share
         encoded = TinyTrainer.encode(None, model, batch, rows)
+        assert "prefusion_patches" not in batch
         torch.testing.assert_close(model(**batch, mm_encoder_outputs=encoded).logits, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -172,6 +176,13 @@ def test_one_command_trains_it_again(tmp_path):
     subprocess.run(command, check=True, timeout=600)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "checkpoint")
     assert "| colour |" in (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+    # And on from there, with random budgets.
+    phase |= {"name": "budgets", "prefusion_shares": [0.5, 0.1]}
+    (tmp_path / "recipe.json").write_text(json.dumps([phase]))
+    command = [sys.executable, TINY / "train_tiny.py", "--start", tmp_path / "run" / "checkpoint"]
+    command += ["--recipe", tmp_path / "recipe.json", "--output", tmp_path / "on"]
+    subprocess.run(command, check=True, timeout=600)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "on" / "budgets")
 
 
 def test_types_without_weight_are_never_asked():

@@ -130,7 +130,8 @@ def draw(rates: dict[tuple[str, float], list[float]], path: Path):
         shares = [share for own, share in rates if own == name]
         values = [rates[name, share] for share in shares]
         means = [sum(own) / len(own) for own in values]
-        spread = [[m - min(v) for m, v in zip(means, values)], [max(v) - m for m, v in zip(means, values)]]
+        # A mean of equals may lie a rounding off them.
+        spread = [[max(sign * (m - end(v)), 0) for m, v in zip(means, values)] for sign, end in ((1, min), (-1, max))]
         axis.errorbar(shares, means, spread, marker="o", capsize=3, label=name)
     axis.axhline(sum(rates[OURS, 1.0]) / len(rates[OURS, 1.0]), color="grey", linewidth=0.8)
     axis.set_xlabel("share of the patches that pre-fusion reads")
