@@ -21,7 +21,7 @@ MISSING_MATPLOTLIB = "Figures need matplotlib: `pip install llava-mini-hf[visual
 HEAT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEAT_COLOURS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 # How much of an overlay is colour, and not the picture in grey below it.
-HEAT_OPACITY = 0.65
+HEAT_OPACITY = 0.55
 # What is left of the picture where nothing is read.
 UNREAD_OPACITY = 0.2
 # Inches and letters: a panel a little wider than a thumbnail, with a title of two lines of 8 points.
@@ -44,7 +44,8 @@ def overlay(picture: PIL.Image.Image, heat: np.ndarray, is_read: np.ndarray | No
         is_read (`np.ndarray` of shape `(height, width)`, *optional*): elsewhere the picture is washed out.
     """
     height, width = heat.shape
-    shown = np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS).convert("L"), np.float32)[..., None]
+    grey = picture.resize((width, height), PIL.Image.Resampling.LANCZOS).convert("L")
+    shown = np.asarray(grey, np.float32)[..., None]
     scaled = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     colours = np.stack([np.interp(scaled, HEAT_SHARES, channel) for channel in zip(*HEAT_COLOURS)], axis=-1)
     mixed = HEAT_OPACITY * colours + (1 - HEAT_OPACITY) * shown
