@@ -498,3 +498,34 @@ def test_a_model_without_prefusion_has_no_words(trained):
     assert look.words == [] and look.word_weights is None
     with pytest.raises(ValueError, match="num_prefusion_layers"):
         look.word_overlay()
+
+
+def test_a_long_video_shows_some_frames(trained, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("llava_mini.visualization.sheets.MAX_SHOWN_FRAMES", 4)
+    model, processor = trained
+    sheet = video_attention(model, processor, [shapes()] * 9)
+    figure = sheet.figure()
+    assert pictures_in(figure) == 2 * 4
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["frame 1", "frame 3", "frame 5", "frame 7"]
+    assert figure.get_supxlabel().startswith("4 of 9 frames.")
+
+
+def test_typed_placeholders_and_templates_that_change_the_question(trained, monkeypatch):
+    model, processor = trained
+    look = picture_attention(model, processor, shapes(), "Is <image> a circle?")
+    assert look.words[0] == "Is" and look.words[-1] == "?"
+    assert look.text == "Is < image> a circle?"
+    assert look.word_map("circle") == pytest.approx(look.word_map(look.words.index("circle")))
+    template = processor.chat_template.replace('rendered.text + part["text"]', 'rendered.text + part["text"] | upper')
+    monkeypatch.setattr(processor, "chat_template", template)
+    look = picture_attention(model, processor, shapes(), "what?")
+    assert {"user", "assistant"} <= set(look.words)
+    assert look.word_map("user") == pytest.approx(look.word_map(look.words.index("user")))
+
+
+def test_code_of_an_older_checkpoint_is_refused(trained, monkeypatch):
+    model, processor = trained
+    monkeypatch.setattr(model.model.prefusion, "forward", lambda hidden_states, key_values=(): None)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        picture_attention(model, processor, shapes(), "What?")

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_utils import ImageInput
 from transformers.video_utils import VideoInput, VideoMetadata
 
+from ..image_processing_pil_llava_mini import check_same_size
 from ..image_reading_llava_mini import as_array
 from .geometry import PatchLayout
 from .pictures import PictureAttention
@@ -172,7 +173,7 @@ def _look(
             answer=answer,
         )
         if unit.text is not None and prompt.places:
-            look.words, look.spans = prompt.words, prompt.spans
+            look.words, look.text, look.spans = prompt.words, prompt.text, prompt.spans
             look.word_weights = unit.text[:, prompt.places, : len(unit.is_read)].numpy()
         looks.append(look)
     return looks, answer
@@ -219,8 +220,8 @@ def _read_frames(
     if len(videos[0]) == 0:
         raise ValueError("`video` has no frames: pass one that has.")
     indices = sample(VideoMetadata(total_num_frames=len(videos[0])))
-    frames = part.pick_frames(videos[0], indices, part.do_rescale, part.max_pixels)
-    return torch.stack(list(frames)).numpy(), None
+    frames = list(part.pick_frames(videos[0], indices, part.do_rescale, part.max_pixels))
+    return torch.stack(check_same_size(frames)).numpy(), None
 
 
 __all__ = [

@@ -89,13 +89,17 @@ def draw_panels(
     height = rows * (PANEL_WIDTH * shape + TITLE_HEIGHT) + words
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
     # Titles hold people's words, in which a dollar sign is no formula.
     for axis, (name, picture) in zip(axes, panels):
-        if picture is not None:
-            axis.imshow(picture)
-            axis.set_title(name, fontsize=8, parse_math=False)
+        if picture is None:
+            axis.set_axis_off()
+            continue
+        axis.imshow(picture)
+        axis.set_title(name, fontsize=8, parse_math=False)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("lightgrey")  # where a white picture ends
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
     if title_lines:
         figure.suptitle("\n".join(title_lines), fontsize=10, parse_math=False)
     figure.supxlabel("\n".join(caption_lines), fontsize=7, color="dimgrey", parse_math=False)
@@ -107,7 +111,8 @@ def _wrap(text: str, inches: float) -> list[str]:
 
 
 def shorten(word: str) -> str:
-    """A word as a panel's title has room for it."""
+    """Words in one line, as a panel's title has room for them."""
+    word = " ".join(word.split())
     return word if len(word) <= TITLE_LETTERS else f"{word[: TITLE_LETTERS - 3]}..."
 
 
