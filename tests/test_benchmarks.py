@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import latency
+import memory
 import pytest
 import shapes
 import torch
@@ -18,7 +19,7 @@ from plot import read_panels
 from shapes import llava_config, mini_config
 from timing import TEXT_TOKENS, measure
 from tiny import IMAGE_SIZE, ROWS, collate, make_row, tiny_model
-from transformers import AutoModel, LlavaForConditionalGeneration
+from transformers import AutoModel, BitsAndBytesConfig, LlavaForConditionalGeneration
 from video import RandomFrames, frame_by_frame
 
 from llava_mini import LlavaMiniForConditionalGeneration
@@ -163,3 +164,39 @@ def test_budgets_are_timed_against_all_patches():
         for rows in (latency.fewer_patches(model, 1, arguments), video.compare_budgets(model, 2, arguments)):
             assert [row[1].split("share ")[1] for row in rows] == ["1", "0.25"]
             assert rows[1][-1] < rows[0][-1]  # what a context keeps
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(1, 1), (2, 2)])
+def test_computed_memory_is_that_of_a_model(size, ratio):
+    """Weights, contexts and cache of a real one in bfloat16."""
+    model = tiny_model(compressor_size=size, resolution_ratio=ratio).to(torch.bfloat16)
+    row = make_row(model.config, ROWS["one image"])
+    inputs = collate([row])
+    inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+    on_paper = memory.build_on_meta(model.config)
+    assert memory.count_weights(on_paper) == sum(parameter.nbytes for parameter in model.parameters())
+    for keep in ("features", "key_values"):
+        assert memory.count_context(on_paper, keep) == model.encode_visuals(inputs["pixel_values"], keep=keep).nbytes
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True).cache
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert memory.count_cache(model.config, inputs["input_ids"].shape[1]) == held
+
+
+def test_computed_memory_of_eight_bits(tmp_path):
+    """What bitsandbytes makes of the weights, and a scale for each of their rows."""
+    pytest.importorskip("bitsandbytes")
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    options = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "dtype": torch.bfloat16}
+    model = LlavaMiniForConditionalGeneration.from_pretrained(tmp_path, **options)
+    quantised = [module for module in model.modules() if type(module).__name__ == "Linear8bitLt"]
+    scales = 4 * sum(module.out_features for module in quantised)
+    assert quantised and scales
+    on_paper = memory.count_weights(memory.build_on_meta(model.config), bits=8)
+    assert on_paper == sum(parameter.nbytes for parameter in model.parameters()) + scales
+
+
+def test_gpus_by_bytes():
+    assert memory.find_gpu(7 * memory.GIB) == "8 GB"
+    assert memory.find_gpu(7.5 * memory.GIB) == "12 GB"
+    assert memory.find_gpu(100 * memory.GIB) == "over 80 GB"
