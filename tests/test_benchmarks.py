@@ -140,12 +140,13 @@ def test_timing_commands(monkeypatch, tmp_path, capsys, script):
 
 
 def test_readme_shows_what_was_measured():
-    """The picture is drawn from the tables, and the README's numbers are in them."""
+    """The picture is drawn from the tables, and the numbers on the benchmarks' page and in the README are in them."""
     names = ("flops", "latency_cpu", "video_cpu")
     tables = {name: json.loads((shapes.RESULTS / f"{name}.json").read_text()) for name in names}
     panels = read_panels(tables["flops"], tables["latency_cpu"])
     assert len(panels) == 4 and all(min(values.values()) > 0 for values in panels.values())
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    root = Path(__file__).parents[1]
+    readme = (root / "examples/benchmarks/README.md").read_text()
     for row in tables["flops"]["rows"]:
         assert f"| {row['pixels']} | {row['vision tokens']} | {row['TFLOPs']:.2f} |" in readme
     for row in tables["latency_cpu"]["rows"] + tables["video_cpu"]["rows"]:
@@ -155,6 +156,18 @@ def test_readme_shows_what_was_measured():
         ratio = row.get("times as fast as LLaVA-v1.5", row.get("times as fast as the case's first row"))
         if ratio != 1 and "compiled" not in row.get("model", ""):  # the README compares compiled with compiled
             assert f"| {shapes.format_cell(ratio)} |" in readme
+    readme = (root / "README.md").read_text()
+    for row in json.loads((shapes.RESULTS / "memory.json").read_text())["rows"][:6]:  # at 336 pixels
+        assert f"{shapes.format_cell(row['weights GiB'])} GiB" in readme
+        assert f"{row['a picture fits on'].split()[0]} and {row['3 hours fit on']}" in readme
+        assert f"{shapes.format_cell(row['cache of 3 hours of video, GiB'])} GiB" in readme
+    for name, case, said in (
+        ("latency_budget_cpu", "first token, batch 1", "the first token {} times"),
+        ("video_budget_cpu", "16 frames, first token", "16 frames {} times"),
+    ):
+        rows = json.loads((shapes.RESULTS / f"{name}.json").read_text())["rows"]
+        [quarter] = [row for row in rows if row["case"] == case and "share 0.25" in str(row)]
+        assert said.format(shapes.format_cell(quarter["times as fast as all patches"])) in readme.replace("\n", " ")
 
 
 def test_budgets_are_timed_against_all_patches():
