@@ -18,6 +18,7 @@ pytest.importorskip("matplotlib")
 import ablation
 import questions
 import scenes
+import train_twin
 from build import build_model, build_processor
 from evaluate import evaluate
 from make_data import make_records, sample_question
@@ -160,6 +161,27 @@ def test_packing_changes_no_number(processor, model, kind, is_blind):
         expected = model(**each).logits
         encoded = TinyTrainer.encode(None, model, batch, rows)
         torch.testing.assert_close(model(**batch, mm_encoder_outputs=encoded).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_twins_shared_prompt_changes_no_number():
+    """Questions that share the prompt up to the picture get the hidden states of rows with a picture each."""
+    torch.manual_seed(0)
+    twin_processor = train_twin.build_processor(CHECKPOINT)
+    twin = train_twin.build_twin(twin_processor, CHECKPOINT).eval()
+    num_tokens = twin.config.image_seq_length
+    assert num_tokens == 36 and twin.config.text_config.num_hidden_layers == 5
+    batches = PackedBatches(twin_processor, MIX, "x", num_tokens)
+    batch = batches.image_batch(random.Random(1), is_caption=False)
+    pictures = batch["pixel_values"][:, 0].repeat_interleave(MIX.questions, dim=0)
+    with torch.no_grad():
+        shared = train_twin.TwinTrainer.read(None, twin, dict(batch), len(pictures))
+        each = twin.model(input_ids=batch["input_ids"], pixel_values=pictures).last_hidden_state
+    start = each.shape[1] - shared.shape[1]
+    assert (batch["input_ids"][:, start - 1] == twin.config.image_token_id).all()
+    torch.testing.assert_close(shared, each[:, start:], rtol=1e-4, atol=1e-5)
+    batch["input_ids"][0, 1] += 1
+    with pytest.raises(ValueError, match="can't share it"):
+        train_twin.TwinTrainer.read(None, twin, batch, len(pictures))
 
 
 @pytest.mark.slow

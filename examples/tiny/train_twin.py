@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 
 import torch
-from train_tiny import TinyTrainer, run_phase
+from export import export
 from torch import nn
+from train_tiny import TinyTrainer, run_phase
 from transformers import (
     CLIPImageProcessor,
     GenerationConfig,
@@ -25,13 +26,14 @@ from llava_mini.versions_llava_mini import CACHE_NAME
 
 
 HERE = Path(__file__).parent
-# Its special tokens of each kind, which generation needs.
+# Those that `generate` needs.
 SPECIAL_TOKENS = ("bos", "eos", "pad")
 
 
 def build_processor(checkpoint: Path) -> LlavaProcessor:
     """transformers' own processor for LLaVA, with the tokenizer and chat template of `checkpoint`, a LLaVA-Mini."""
     mini = LlavaMiniProcessor.from_pretrained(checkpoint)
+    mini.tokenizer.padding_side = "left"  # as `generate` needs it; LLaVA-Mini's processor pads there by itself
     part = mini.image_processor
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(size=dict(part.size), crop_size=dict(part.crop_size)),
@@ -83,19 +85,6 @@ class TwinTrainer(TinyTrainer):
         # Padding is at the end, where causality hides it.
         text = embedding(input_ids[:, start:])
         return language_model(inputs_embeds=text, **{CACHE_NAME: cache}).last_hidden_state
-
-
-def export(twin: LlavaForConditionalGeneration, processor: LlavaProcessor, output: Path):
-    """Half the size, and `dtype="auto"` still gives float32, which CPUs compute in."""
-    twin.to(torch.float16).save_pretrained(output)
-    processor.save_pretrained(output)
-    (output / "model.safetensors").chmod(0o644)
-    config_file = output / "config.json"
-    config = json.loads(config_file.read_text())
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"
-        part.pop("_name_or_path", None)
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main():

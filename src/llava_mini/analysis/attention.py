@@ -5,9 +5,9 @@ How much each kind of token attends to each kind, and how evenly (the paper's fi
 For a model without pre-fusion the kinds are those of the language model's input, where every patch is a vision token.
 LLaVA-Mini has two places where text meets a picture. In its pre-fusion layers "vision" is the picture's patches and,
 behind them, its compressed tokens, "instruction" is the text that takes part, and there is no response, which takes no
-part. In its language model "vision" is the C * C tokens a picture that are left. In the last pre-fusion layer the vision
-tokens that attend are the compressed ones alone, since nobody computes the others. Several pictures or frames count
-together.
+part. In its language model "vision" is the C * C tokens a picture that are left. In the last pre-fusion layer the
+vision tokens that attend are the compressed ones alone, since nobody computes the others. Several pictures or frames
+count together.
 """
 
 from collections.abc import Callable, Mapping, Sequence

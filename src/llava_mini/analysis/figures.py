@@ -8,7 +8,7 @@ import numpy as np
 
 from .accuracy import Score
 from .attention import AttentionByLayer
-from .questions import KINDS, VISION
+from .questions import KINDS, RESPONSE, VISION
 
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def _draw(results: Mapping[str, AttentionByLayer], field: str, label: str, title
             if field == "entropy":
                 most = result.num_sources[:, VISION].log().numpy()
                 axis.plot(places, most, color=COLOURS[KINDS[VISION]], linestyle=":", linewidth=1)
-            axis.set_title(f"{name}: {KINDS[target]}", fontsize=8)
+            axis.set_title(f"{name}: {KINDS[target]} tokens attend", fontsize=8)
             _name_layers(axis, result.layers)
             axis.set_ylim(bottom=0, top=1.03 if field == "attention" else None)
         row[0].set_ylabel(f"{label} (n = {result.num_samples})", fontsize=8)
-    axes[0, 0].legend(fontsize=7)
+    axes[0, RESPONSE].legend(fontsize=7)  # where all three lines can be
     _finish(figure, title)
     return figure
 
@@ -117,8 +117,10 @@ def _name_layers(axis, names: Sequence[str]):
     """Short names below: P1 for "pre-fusion 1", 1 for "layer 1"; every fourth of many."""
     short = [name.replace("pre-fusion ", "P").replace("layer ", "") for name in names]
     step = 1 if len(short) <= 12 else 4
-    axis.set_xticks(range(0, len(short), step), short[::step], fontsize=8)
+    axis.set_xticks(range(0, len(short), step), short[::step])
+    axis.set_xlim(-0.3, len(short) - 0.7)
     axis.set_xlabel("layer", fontsize=8)
+    axis.tick_params(labelsize=8)
 
 
 def _finish(figure: "Figure", title: str | None):
