@@ -16,6 +16,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 import ablation
+import analyse
 import questions
 import scenes
 import train_twin
@@ -285,6 +286,47 @@ def test_answers_are_right(kind, bound):
     """Fixed held-out pictures and clips, through pipeline(), greedily."""
     result = evaluate(CHECKPOINT, 40 if "video" in kind else 100, seed=1, types=[kind])[kind]
     assert result["right"] / result["n"] >= bound
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("colour", 0.95), ("position", 0.93), ("relation", 0.93)])
+def test_the_twin_answers(kind, bound):
+    """In batches, for which its tokenizer has to pad in front."""
+    result = evaluate(TINY / "twin", 100, seed=1, types=[kind])[kind]
+    assert result["right"] / result["n"] >= bound
+
+
+def test_the_twin_is_a_twin():
+    """The same tower and tokenizer; as many layers of the same size, in one place."""
+    twin, mini = (AutoModelForImageTextToText.from_pretrained(folder) for folder in (TINY / "twin", CHECKPOINT))
+    for name, weight in mini.model.vision_tower.state_dict().items():
+        assert torch.equal(twin.model.vision_tower.state_dict()[name], weight), name
+    of_layers = [sum(p.numel() for p in model.model.language_model.layers.parameters()) for model in (twin, mini)]
+    assert of_layers[0] == of_layers[1] + sum(p.numel() for p in mini.model.prefusion.layers.parameters())
+    assert (TINY / "twin/tokenizer.json").read_text() == (CHECKPOINT / "tokenizer.json").read_text()
+    card, measured = (TINY / "twin/README.md").read_text(), json.loads((TINY / "twin_results.json").read_text())
+    for kind, result in measured["results"].items():
+        assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
+
+
+def test_the_analysis_is_what_was_measured(tmp_path, monkeypatch, capsys):
+    """A small run of the command; and the committed table stands in the README's words and in its own file."""
+    command = ["analyse.py", "--output", str(tmp_path), "--per_type", "4"]
+    monkeypatch.setattr(sys, "argv", command)
+    analyse.main()
+    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+    names = ["accuracy_mini.png", "accuracy_twin.png", "attention.png", "entropy.png", "results.json", "table.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    saved = json.loads((TINY / "analysis/results.json").read_text())
+    table = (TINY / "analysis/table.md").read_text()
+    for name, layers in (("LLaVA twin", 5), ("LLaVA-Mini", 5)):
+        own = saved[name]["attention"]
+        for layer, attention in zip(own["layers"], own["attention"]):
+            share = attention[0][1]
+            assert f"| {layer} | {share:.2f} | " in table
+        assert len(own["layers"]) == layers
+        right = sum(by["nothing"] for by in saved[name]["right"].values())
+        assert f"{right / (8 * saved['n a type']):.3f} right" in table
+    assert all(path.stat().st_size < 100_000 for path in (TINY / "analysis").iterdir())
 
 
 def test_the_card_says_what_it_can_not():

@@ -118,10 +118,9 @@ def main():
     folders = {"LLaVA twin": arguments.twin, "LLaVA-Mini": arguments.mini}
     found = {name: analyse(folder, arguments.per_type, arguments.seed) for name, folder in folders.items()}
     attention = {name: own for name, (own, _) in found.items()}
-    plot_attention(attention, "What attends to what").savefig(arguments.output / "attention.png", dpi=DPI)
-    plot_entropy(attention, "How evenly (dotted: as evenly as can be)").savefig(
-        arguments.output / "entropy.png", dpi=DPI
-    )
+    plot_attention(attention).savefig(arguments.output / "attention.png", dpi=DPI)
+    entropy = plot_entropy(attention, "dotted: as evenly as can be over the vision tokens")
+    entropy.savefig(arguments.output / "entropy.png", dpi=DPI)
     guessing = sum(CHANCE[kind] for kind in TYPES) / len(TYPES)
     for (name, (own, scores)), file in zip(found.items(), ("accuracy_twin.png", "accuracy_mini.png")):
         total = add_up(scores)

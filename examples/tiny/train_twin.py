@@ -14,6 +14,7 @@ from export import export
 from torch import nn
 from train_tiny import TinyTrainer, run_phase
 from transformers import (
+    AutoTokenizer,
     CLIPImageProcessor,
     GenerationConfig,
     LlavaConfig,
@@ -33,11 +34,11 @@ SPECIAL_TOKENS = ("bos", "eos", "pad")
 def build_processor(checkpoint: Path) -> LlavaProcessor:
     """transformers' own processor for LLaVA, with the tokenizer and chat template of `checkpoint`, a LLaVA-Mini."""
     mini = LlavaMiniProcessor.from_pretrained(checkpoint)
-    mini.tokenizer.padding_side = "left"  # as `generate` needs it; LLaVA-Mini's processor pads there by itself
     part = mini.image_processor
     return LlavaProcessor(
         image_processor=CLIPImageProcessor(size=dict(part.size), crop_size=dict(part.crop_size)),
-        tokenizer=mini.tokenizer,
+        # Padded as `generate` needs it, which LLaVA-Mini's processor does by itself.
+        tokenizer=AutoTokenizer.from_pretrained(checkpoint, padding_side="left"),
         patch_size=LlavaMiniForConditionalGeneration.config_class.from_pretrained(checkpoint).vision_config.patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,  # the class token, which "default" takes off again

@@ -8,7 +8,7 @@ import numpy as np
 
 from .accuracy import Score
 from .attention import AttentionByLayer
-from .questions import KINDS, RESPONSE, VISION
+from .questions import KINDS, VISION
 
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def plot_accuracy(
     if guessing is not None:
         axis.axhline(guessing, color="grey", linestyle=":", linewidth=0.8, label="guessing")
     _name_layers(axis, labels)
-    axis.set(ylim=(0, 1.03), ylabel=f"right answers (n = {whole.n})")
+    axis.set_ylim(0, 1.03)
+    axis.set_ylabel(f"right answers (n = {whole.n})", fontsize=8)
     axis.legend(fontsize=7)
     _finish(figure, title)
     return figure
@@ -85,13 +86,14 @@ def _draw(results: Mapping[str, AttentionByLayer], field: str, label: str, title
     if not results:
         raise ValueError("There are no results to draw.")
     figure, axes = _start(len(results), len(KINDS), 3.1)
+    labels = {kind: f"to {kind}" for kind in KINDS}
     for row, (name, result) in zip(axes, results.items()):
         values = getattr(result, field).numpy()  # (L, targets, sources)
         places = np.arange(len(result.layers))
         for target, axis in enumerate(row):
             for source, kind in enumerate(KINDS):
                 if not np.isnan(values[:, target, source]).all():
-                    axis.plot(places, values[:, target, source], marker="o", color=COLOURS[kind], label=f"to {kind}")
+                    axis.plot(places, values[:, target, source], marker="o", color=COLOURS[kind], label=labels[kind])
             if field == "entropy":
                 most = result.num_sources[:, VISION].log().numpy()
                 axis.plot(places, most, color=COLOURS[KINDS[VISION]], linestyle=":", linewidth=1)
@@ -99,7 +101,8 @@ def _draw(results: Mapping[str, AttentionByLayer], field: str, label: str, title
             _name_layers(axis, result.layers)
             axis.set_ylim(bottom=0, top=1.03 if field == "attention" else None)
         row[0].set_ylabel(f"{label} (n = {result.num_samples})", fontsize=8)
-    axes[0, RESPONSE].legend(fontsize=7)  # where all three lines can be
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.lines if line.get_label() in labels.values()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(KINDS), fontsize=8)
     _finish(figure, title)
     return figure
 
