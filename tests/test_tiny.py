@@ -288,6 +288,7 @@ def test_answers_are_right(kind, bound):
     assert result["right"] / result["n"] >= bound
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # how transformers' processors read files
 @pytest.mark.parametrize(("kind", "bound"), [("colour", 0.95), ("position", 0.93), ("relation", 0.93)])
 def test_the_twin_answers(kind, bound):
     """In batches, for which its tokenizer has to pad in front."""
@@ -308,8 +309,9 @@ def test_the_twin_is_a_twin():
         assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
 
 
+@pytest.mark.slow
 def test_the_analysis_is_what_was_measured(tmp_path, monkeypatch, capsys):
-    """A small run of the command; and the committed table stands in the README's words and in its own file."""
+    """A small run of the command; and what is committed is one run's: table and numbers agree."""
     command = ["analyse.py", "--output", str(tmp_path), "--per_type", "4"]
     monkeypatch.setattr(sys, "argv", command)
     analyse.main()
