@@ -123,7 +123,7 @@ def find_prefusion(model: PreTrainedModel) -> PreTrainedModel | None:
 def watching(model: PreTrainedModel, watches: dict[nn.Module, Watch]) -> Iterator[None]:
     """
     Lets the text side run with eager attention and attention modules be watched; the model's own attention comes back
-    in the end, whatever happens.
+    in the end, whatever happens. Meanwhile the model is nobody else's: another thread would run it so too.
 
     Raises:
         ValueError: the model is in training mode, or is watched already.
