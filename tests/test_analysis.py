@@ -313,6 +313,10 @@ def test_several_pictures_count_together():
         first, second = (getattr(one, field)[0, I] for one in apart)
         torch.testing.assert_close(getattr(result, field)[0, I, :2], (first + second)[:2] / 2, **TOLERANCE)
     assert result.num_sources[0].tolist() == [5, 17, 0]
+    in_turn = analyse_row(model, both | {"vision_memory_budget": 1}, kinds)  # one picture at a time
+    torch.testing.assert_close(in_turn.attention, result.attention, equal_nan=True, **TOLERANCE)
+    half = analyse_row(model, both | {"prefusion_patches": 0.5}, kinds)
+    assert half.num_sources[0].tolist() == [5, 9, 0]
 
 
 LLAVA_LAYERS = [["layer 1"], ["layer 2", "layer 3"], ["layer 1", "layer 2", "layer 3"], []]
@@ -441,6 +445,8 @@ def test_kinds_that_nobody_can_know(ids, vision_ids, length, message):
 def test_rows_that_are_refused():
     model, inputs = llava(), llava_inputs()
     kinds = kinds_of(inputs)
+    with pytest.raises(ValueError, match="kinds belong to `input_ids`"):
+        analyse_row(model, {"inputs_embeds": torch.zeros(1, 3, 32)}, kinds)
     with pytest.raises(ValueError, match="`kinds` have shape"):
         analyse_row(model, inputs, kinds[1:])
     with pytest.raises(ValueError, match="one row without padding"):

@@ -147,7 +147,9 @@ def analyse_row(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], kind
     Raises:
         ValueError: several rows or padding, kinds that are not the row's, a model that can't be looked into.
     """
-    input_ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    input_ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if input_ids is None:
+        raise ValueError(f"The inputs are {sorted(inputs)}, but kinds belong to `input_ids`: pass them.")
     if input_ids.ndim != 2 or len(input_ids) != 1 or (mask is not None and not mask.all()):
         raise ValueError(f"`input_ids` have shape {tuple(input_ids.shape)}: pass one row without padding.")
     if kinds.shape != input_ids.shape[1:]:
