@@ -16,8 +16,10 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 import ablation
+import analyse
 import questions
 import scenes
+import train_twin
 from build import build_model, build_processor
 from evaluate import evaluate
 from make_data import make_records, sample_question
@@ -166,6 +168,27 @@ def test_packing_changes_no_number(processor, model, kind, is_blind, share):
         torch.testing.assert_close(model(**batch, mm_encoder_outputs=encoded).logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_twins_shared_prompt_changes_no_number():
+    """Questions that share the prompt up to the picture get the hidden states of rows with a picture each."""
+    torch.manual_seed(0)
+    twin_processor = train_twin.build_processor(CHECKPOINT)
+    twin = train_twin.build_twin(twin_processor, CHECKPOINT).eval()
+    num_tokens = twin.config.image_seq_length
+    assert num_tokens == 36 and twin.config.text_config.num_hidden_layers == 5
+    batches = PackedBatches(twin_processor, MIX, "x", num_tokens)
+    batch = batches.image_batch(random.Random(1), is_caption=False)
+    pictures = batch["pixel_values"][:, 0].repeat_interleave(MIX.questions, dim=0)
+    with torch.no_grad():
+        shared = train_twin.TwinTrainer.read(None, twin, dict(batch), len(pictures))
+        each = twin.model(input_ids=batch["input_ids"], pixel_values=pictures).last_hidden_state
+    start = each.shape[1] - shared.shape[1]
+    assert (batch["input_ids"][:, start - 1] == twin.config.image_token_id).all()
+    torch.testing.assert_close(shared, each[:, start:], rtol=1e-4, atol=1e-5)
+    batch["input_ids"][0, 1] += 1
+    with pytest.raises(ValueError, match="can't share it"):
+        train_twin.TwinTrainer.read(None, twin, batch, len(pictures))
+
+
 @pytest.mark.slow
 def test_one_command_trains_it_again(tmp_path):
     """Some steps of everything: tower, two phases, export, measurement, card."""
@@ -274,6 +297,49 @@ def test_answers_are_right(kind, bound):
     """Fixed held-out pictures and clips, through pipeline(), greedily."""
     result = evaluate(CHECKPOINT, 40 if "video" in kind else 100, seed=1, types=[kind])[kind]
     assert result["right"] / result["n"] >= bound
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # how transformers' processors read files
+@pytest.mark.parametrize(("kind", "bound"), [("colour", 0.95), ("position", 0.93), ("relation", 0.93)])
+def test_the_twin_answers(kind, bound):
+    """In batches, for which its tokenizer has to pad in front."""
+    result = evaluate(TINY / "twin", 100, seed=1, types=[kind])[kind]
+    assert result["right"] / result["n"] >= bound
+
+
+def test_the_twin_is_a_twin():
+    """The same tower and tokenizer; as many layers of the same size, in one place."""
+    twin, mini = (AutoModelForImageTextToText.from_pretrained(folder) for folder in (TINY / "twin", CHECKPOINT))
+    for name, weight in mini.model.vision_tower.state_dict().items():
+        assert torch.equal(twin.model.vision_tower.state_dict()[name], weight), name
+    of_layers = [sum(p.numel() for p in model.model.language_model.layers.parameters()) for model in (twin, mini)]
+    assert of_layers[0] == of_layers[1] + sum(p.numel() for p in mini.model.prefusion.layers.parameters())
+    assert (TINY / "twin/tokenizer.json").read_text() == (CHECKPOINT / "tokenizer.json").read_text()
+    card, measured = (TINY / "twin/README.md").read_text(), json.loads((TINY / "twin_results.json").read_text())
+    for kind, result in measured["results"].items():
+        assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
+
+
+@pytest.mark.slow
+def test_the_analysis_is_what_was_measured(tmp_path, monkeypatch, capsys):
+    """A small run of the command; and what is committed is one run's: table and numbers agree."""
+    command = ["analyse.py", "--output", str(tmp_path), "--per_type", "4"]
+    monkeypatch.setattr(sys, "argv", command)
+    analyse.main()
+    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+    names = ["accuracy_mini.png", "accuracy_twin.png", "attention.png", "entropy.png", "results.json", "table.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    saved = json.loads((TINY / "analysis/results.json").read_text())
+    table = (TINY / "analysis/table.md").read_text()
+    for name, layers in (("LLaVA twin", 5), ("LLaVA-Mini", 5)):
+        own = saved[name]["attention"]
+        for layer, attention in zip(own["layers"], own["attention"]):
+            share = attention[0][1]
+            assert f"| {layer} | {share:.2f} | " in table
+        assert len(own["layers"]) == layers
+        right = sum(by["nothing"] for by in saved[name]["right"].values())
+        assert f"{right / (8 * saved['n a type']):.3f} right" in table
+    assert all(path.stat().st_size < 100_000 for path in (TINY / "analysis").iterdir())
 
 
 def test_the_card_says_what_it_can_not():

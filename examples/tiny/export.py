@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from evaluate import to_table
 from scenes import RADII
+from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 
@@ -21,10 +22,10 @@ from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 CLAIM_BOUND = 0.8
 
 
-def export(model: Path, output: Path):
+def export(model: PreTrainedModel, processor: ProcessorMixin, output: Path):
     """Checkpoint and processor; half the size, and `dtype="auto"` still gives float32, which CPUs compute in."""
-    LlavaMiniForConditionalGeneration.from_pretrained(model, dtype=torch.float16).save_pretrained(output)
-    LlavaMiniProcessor.from_pretrained(model).save_pretrained(output)
+    model.to(torch.float16).save_pretrained(output)
+    processor.save_pretrained(output)
     (output / "model.safetensors").chmod(0o644)
     config_file = output / "config.json"
     config = json.loads(config_file.read_text())
@@ -75,7 +76,8 @@ def main():
     parser.add_argument("--card", type=Path, help="what evaluate.py wrote with --json")
     arguments = parser.parse_args()
     if arguments.model:
-        export(arguments.model, arguments.output)
+        model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float16)
+        export(model, LlavaMiniProcessor.from_pretrained(arguments.model), arguments.output)
     if arguments.card:
         write_card(arguments.output, json.loads(arguments.card.read_text()))
 

@@ -11,8 +11,7 @@ import scenes
 import torch
 from pretrain_tower import to_pixels
 from questions import Question
-
-from llava_mini import LlavaMiniProcessor
+from transformers import ProcessorMixin
 
 
 IGNORED = -100
@@ -77,7 +76,7 @@ def sample_scene(mix: Mix, rng: random.Random) -> scenes.Scene:
 class PromptEncoder:
     """Ids and labels of one question with one picture or clip, as the processor's chat template makes them."""
 
-    def __init__(self, processor: LlavaMiniProcessor):
+    def __init__(self, processor: ProcessorMixin):
         self.processor = processor
         self.encode = cache(self._encode)
 
@@ -88,7 +87,7 @@ class PromptEncoder:
         ]
         prompt = self.processor.apply_chat_template(chat[:1], add_generation_prompt=True)
         whole = self.processor.apply_chat_template(chat)
-        token = {"image": self.processor.image_token, "video": self.processor.video_token}[kind]
+        token = getattr(self.processor, f"{kind}_token")
         tokenizer = self.processor.tokenizer
         prompt, whole = (
             tokenizer(text.replace(token, token * num_placeholders), add_special_tokens=False)["input_ids"]
@@ -101,12 +100,15 @@ class PackedBatches(torch.utils.data.IterableDataset):
     """
     Endless new pictures, deterministic by `name`: each item is a whole batch with `input_ids`, `attention_mask`,
     `labels` `(pictures * questions, length)`, `text_fusion_mask`, pixels of the pictures alone, and each row's type.
+
+    Args:
+        num_image_tokens (`int`, *optional*): placeholders of a picture and a frame, where the processor doesn't know.
     """
 
-    def __init__(self, processor: LlavaMiniProcessor, mix: Mix, name: str):
+    def __init__(self, processor: ProcessorMixin, mix: Mix, name: str, num_image_tokens: int | None = None):
         self.encoder = PromptEncoder(processor)
         self.mix, self.name = mix, name
-        self.num_image_tokens = processor.num_image_tokens
+        self.num_image_tokens = num_image_tokens or processor.num_image_tokens
         self.pad_id = processor.tokenizer.pad_token_id
 
     def __iter__(self) -> Iterator[dict]:

@@ -17,9 +17,9 @@ from build import build_model, build_processor
 from muon import MuonWithAdamW, split_parameters
 from packing import IGNORED, Mix, PackedBatches
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
-from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini import LlavaMiniForConditionalGeneration
 from llava_mini.outputs_llava_mini import LlavaMiniVisionOutput
 
 
@@ -62,10 +62,11 @@ class TinyTrainer(LlavaMiniTrainer):
         types, labels = inputs.pop("types"), inputs.pop("labels")
         if not inputs["text_fusion_mask"].any():
             types = [f"{kind}, token only" for kind in types]
-        inputs["mm_encoder_outputs"] = self.encode(model, inputs, len(labels))
+        hidden_states = self.read(model, inputs, len(labels))
+        labels = labels[:, -hidden_states.shape[1] :]
         is_answer = labels[:, 1:] != IGNORED
         # The head runs on answers alone.
-        logits = model.lm_head(model.model(**inputs).last_hidden_state[:, :-1][is_answer])
+        logits = model.lm_head(hidden_states[:, :-1][is_answer])
         targets = labels[:, 1:][is_answer]
         losses = nn.functional.cross_entropy(logits, targets, reduction="none")
         lengths = is_answer.sum(1)
@@ -73,6 +74,11 @@ class TinyTrainer(LlavaMiniTrainer):
         right = (logits.argmax(-1) == targets).split(lengths.tolist())
         self.record(types, [bool(answer.all()) for answer in right])
         return loss
+
+    def read(self, model: nn.Module, inputs: dict, num_rows: int) -> torch.Tensor:
+        """The language model's last hidden states `(rows, length, D)`, at least from the questions on."""
+        inputs["mm_encoder_outputs"] = self.encode(model, inputs, num_rows)
+        return model.model(**inputs).last_hidden_state
 
     def encode(self, model: nn.Module, inputs: dict, num_rows: int) -> dict[str, LlavaMiniVisionOutput]:
         """Takes the pixels out of `inputs`, encodes each picture or clip once and repeats it for its questions."""
@@ -116,9 +122,18 @@ class StopAfter(TrainerCallback):
 
 
 def run_phase(
-    model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, phase: dict, output: Path, seed: int
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    phase: dict,
+    output: Path,
+    seed: int,
+    trainer_class: type[TinyTrainer] = TinyTrainer,
+    num_image_tokens: int | None = None,
 ):
-    """Trains through one phase of the recipe and saves the result in `output`."""
+    """
+    Trains through one phase of the recipe and saves the result in `output`; `num_image_tokens` as `PackedBatches` takes
+    them.
+    """
     # Stage 2, but the embedding table trains too: there is no language model to start from.
     freeze(model, train_embeddings=True)
     arguments = LlavaMiniTrainingArguments(
@@ -138,10 +153,11 @@ def run_phase(
         seed=seed,
         prefusion_shares=phase.get("prefusion_shares"),
     )
-    trainer = TinyTrainer(
+    data = PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}", num_image_tokens)
+    trainer = trainer_class(
         model=model,
         args=arguments,
-        train_dataset=PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}"),
+        train_dataset=data,
         data_collator=lambda batches: batches[0],
         callbacks=[PrintLogs(), StopAfter(phase.get("stop_after"))],
         learning_rates=(phase["lr"], phase["muon_lr"]),
