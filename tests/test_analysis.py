@@ -545,15 +545,19 @@ def test_figures_draw_the_numbers(tmp_path):
     model, inputs = tiny_model(), collate([make_row(tiny_model().config, SEQUENCE)])
     result = analyse_row(model, inputs, kinds_of(inputs))
     for plot, field in ((plot_attention, "attention"), (plot_entropy, "entropy")):
-        figure = plot({"first": result, "second": result}, title="both")
+        chart = plot({"first": result, "second": result}, title="both")
+        figure = chart.figure()
         assert [axis.get_title() for axis in figure.axes[3:]] == [
             f"second: {k} tokens attend" for k in ("instruction", "vision", "response")
         ]
         line = next(line for line in figure.axes[3].lines if line.get_label() == "to vision")
         assert line.get_ydata().tolist() == getattr(result, field)[:, I, V].tolist()
         assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["P1", "P2", "1", "2"]
-        figure.savefig(tmp_path / "plot.png")
-    figure = plot_accuracy({"alone": [Score(1, 4), Score(3, 4)]}, ["layer 1", "layer 2"], Score(4, 4), guessing=0.25)
+        chart.save(tmp_path / "plot.png")
+        assert chart._repr_png_()[:4] == (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+        assert repr(chart).startswith("Chart(") and "first, second" in repr(chart)
+    scores = {"alone": [Score(1, 4), Score(3, 4)]}
+    figure = plot_accuracy(scores, ["layer 1", "layer 2"], Score(4, 4), guessing=0.25).figure()
     assert list(figure.axes[0].lines[0].get_ydata()) == [0.25, 0.75]
     assert {line.get_ydata()[0] for line in figure.axes[0].lines[1:]} == {1.0, 0.25}
     with pytest.raises(ValueError, match="2 labels"):

@@ -42,7 +42,6 @@ LONG = "caption"
 BATCH_SIZE = 50
 LONGEST_ANSWER = 8  # tokens; these types are answered in fewer
 ALONE, ONWARDS, UP_TO = "in this layer alone", "from this layer on", "up to this layer"
-DPI = 90
 
 
 def make_questions(kind: str, count: int, seed: int) -> list[Question]:
@@ -118,16 +117,16 @@ def main():
     folders = {"LLaVA twin": arguments.twin, "LLaVA-Mini": arguments.mini}
     found = {name: analyse(folder, arguments.per_type, arguments.seed) for name, folder in folders.items()}
     attention = {name: own for name, (own, _) in found.items()}
-    plot_attention(attention).savefig(arguments.output / "attention.png", dpi=DPI)
+    plot_attention(attention).save(arguments.output / "attention.png")
     entropy = plot_entropy(attention, "dotted: as evenly as can be over the vision tokens")
-    entropy.savefig(arguments.output / "entropy.png", dpi=DPI)
+    entropy.save(arguments.output / "entropy.png")
     guessing = sum(CHANCE[kind] for kind in TYPES) / len(TYPES)
     for (name, (own, scores)), file in zip(found.items(), ("accuracy_twin.png", "accuracy_mini.png")):
         total = add_up(scores)
         lines = {line: [total[f"{line}: {layer}"] for layer in own.layers] for line in (ALONE, ONWARDS, UP_TO)}
         title = f"{name} without vision tokens ..."
         figure = plot_accuracy(lines, own.layers, total["nothing"], guessing, title)
-        figure.savefig(arguments.output / file, dpi=DPI)
+        figure.save(arguments.output / file)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     conditions = f"float32, {platform.machine()} CPU, 1 thread, {versions}; seed {arguments.seed} of the pictures"
     tables = [to_tables(name, own, scores) for name, (own, scores) in found.items()]

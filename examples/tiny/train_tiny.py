@@ -19,7 +19,7 @@ from packing import IGNORED, Mix, PackedBatches
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
-from llava_mini import LlavaMiniForConditionalGeneration
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini.outputs_llava_mini import LlavaMiniVisionOutput
 
 

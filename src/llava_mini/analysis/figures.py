@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..visualization.drawing import MISSING_MATPLOTLIB, Drawable
 from .accuracy import Score
 from .attention import AttentionByLayer
 from .questions import KINDS, VISION
@@ -18,7 +19,22 @@ if TYPE_CHECKING:
 COLOURS = dict(zip(KINDS, ("tab:blue", "tab:orange", "tab:green")))
 
 
-def plot_attention(results: Mapping[str, AttentionByLayer], title: str | None = None) -> "Figure":
+class Chart(Drawable):
+    """A figure that shows itself in a notebook."""
+
+    def __init__(self, figure: "Figure", shows: str):
+        self._figure, self._shows = figure, shows
+
+    def figure(self) -> "Figure":
+        """The matplotlib figure."""
+        return self._figure
+
+    def describe(self) -> str:
+        """What it shows."""
+        return self._shows
+
+
+def plot_attention(results: Mapping[str, AttentionByLayer], title: str | None = None) -> Chart:
     """
     How much each kind of token attends to each kind, by layer, a row a model (the paper's figure 2).
 
@@ -33,7 +49,7 @@ def plot_attention(results: Mapping[str, AttentionByLayer], title: str | None = 
     return _draw(results, "attention", "share of attention", title)
 
 
-def plot_entropy(results: Mapping[str, AttentionByLayer], title: str | None = None) -> "Figure":
+def plot_entropy(results: Mapping[str, AttentionByLayer], title: str | None = None) -> Chart:
     """
     How evenly each kind of token attends to the tokens of each kind, by layer, a row a model (the paper's figure 3);
     dotted: as evenly as can be over all vision tokens. Arguments and errors as `plot_attention`'s.
@@ -47,7 +63,7 @@ def plot_accuracy(
     whole: Score,
     guessing: float | None = None,
     title: str | None = None,
-) -> "Figure":
+) -> Chart:
     """
     Right answers when vision tokens are left out of layers (the paper's figure 5).
 
@@ -77,11 +93,10 @@ def plot_accuracy(
     axis.set_ylim(0, 1.03)
     axis.set_ylabel(f"right answers (n = {whole.n})", fontsize=8)
     axis.legend(fontsize=7)
-    _finish(figure, title)
-    return figure
+    return _finish(figure, title, f"accuracy without vision tokens of {', '.join(lines)}")
 
 
-def _draw(results: Mapping[str, AttentionByLayer], field: str, label: str, title: str | None) -> "Figure":
+def _draw(results: Mapping[str, AttentionByLayer], field: str, label: str, title: str | None) -> Chart:
     """A row a model, a panel a kind of target, a line a kind of source."""
     if not results:
         raise ValueError("There are no results to draw.")
@@ -103,15 +118,14 @@ def _draw(results: Mapping[str, AttentionByLayer], field: str, label: str, title
         row[0].set_ylabel(f"{label} (n = {result.num_samples})", fontsize=8)
     lines = {line.get_label(): line for axis in axes.flat for line in axis.lines if line.get_label() in labels.values()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(KINDS), fontsize=8)
-    _finish(figure, title)
-    return figure
+    return _finish(figure, title, f"{label} by layer of {', '.join(results)}")
 
 
 def _start(rows: int, columns: int, width: float) -> tuple["Figure", np.ndarray]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Pictures need matplotlib: `pip install llava-mini-hf[visualization]`.") from error
+        raise ImportError(MISSING_MATPLOTLIB) from error
     figure = Figure(figsize=(width * columns, 2.7 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -126,6 +140,7 @@ def _name_layers(axis, names: Sequence[str]):
     axis.tick_params(labelsize=8)
 
 
-def _finish(figure: "Figure", title: str | None):
+def _finish(figure: "Figure", title: str | None, shows: str) -> Chart:
     if title is not None:
         figure.suptitle(title, fontsize=10)
+    return Chart(figure, shows)
