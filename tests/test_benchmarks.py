@@ -107,7 +107,7 @@ def test_a_follow_up_costs_what_its_new_text_costs(size, ratio):
         again = count(lambda: model.generate(longer, **greedy, text_fusion_mask=fused))
     text = length - model.config.num_image_tokens
     costs = PrefillCosts(model.config)
-    assert again == costs.mini(1, text + 9, text + 5, kept_tokens=length, kept_fused_tokens=text)
+    assert again == costs.mini(1, text + 9, text + 5, kept_tokens=length, kept_fused_tokens=text, is_encoded=True)
 
 
 def test_costs_of_any_prefill_are_those_that_are_counted():

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from llava_mini.cli_arguments import (
     usable_device,
     utf8_text,
 )
+from llava_mini.demo import add_demo_arguments, check_gradio, find_small_model, run_demo
 from llava_mini.evaluation.command import add_evaluate_parser
 from llava_mini.serving import add_serve_parser
 from llava_mini.versions_llava_mini import describe_versions
@@ -45,6 +47,7 @@ examples:
   llava-mini ask --model DIR --image before.png --image after.png --query "What has changed?"
   llava-mini ask --model DIR --video holiday.mp4 --query "Where are they going?" --json
   llava-mini chat --model DIR --video lecture.mp4 --keep features
+  llava-mini demo
   llava-mini serve DIR --port 8000
   llava-mini convert AUTHORS_DIR DIR --verify
   llava-mini evaluate --model DIR --benchmarks gqa,pope
@@ -81,6 +84,11 @@ def build_parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(function=function)
         _add_common_arguments(command)
+    text = "a page in the browser: ask about pictures and clips, see what the model looked at and what it took"
+    command = commands.add_parser("demo", help=text, description=text)
+    command.set_defaults(function=demo)
+    add_demo_arguments(command)
+    _add_loading_arguments(command)
     add_serve_parser(commands)
     add_evaluate_parser(commands)
     for name, text, function in (
@@ -292,6 +300,20 @@ def chat(arguments: argparse.Namespace):
             visuals = {"vision_context": context}
         text, _ = answer(model, processor, inputs | visuals, options, show=True)
         messages.append({"role": "assistant", "content": text})
+
+
+def demo(arguments: argparse.Namespace):
+    """`llava-mini demo`."""
+    check_gradio()
+    # Ends as by Ctrl-C, so that the temporary files go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments.model = arguments.model or find_small_model()
+    if arguments.model is None:
+        raise ValueError(
+            "The small model is not here: it comes with a wheel of llava-mini-hf and with its sources "
+            "(examples/tiny/checkpoint). Name a checkpoint: --model DIR."
+        )
+    run_demo(*load(arguments), arguments)
 
 
 def convert(arguments: argparse.Namespace) -> int:

@@ -103,7 +103,13 @@ class PrefillCosts:
         self.llava_image = count_llava(llava, 1)["tower and projector"]
 
     def mini(
-        self, num_images: int, text_tokens: int, fused_tokens: int, kept_tokens: int = 0, kept_fused_tokens: int = 0
+        self,
+        num_images: int,
+        text_tokens: int,
+        fused_tokens: int,
+        kept_tokens: int = 0,
+        kept_fused_tokens: int = 0,
+        is_encoded: bool = False,
     ) -> int:
         """
         FLOPs of LLaVA-Mini's prefill.
@@ -113,7 +119,8 @@ class PrefillCosts:
             text_tokens, fused_tokens (`int`): of the whole prompt, those that are text, and those of them that take
                 part in pre-fusion.
             kept_tokens, kept_fused_tokens (`int`): those of the whole prompt (vision tokens included) and of the fused
-                text that a `vision_context` has kept and nobody runs again. With any kept, the images are too.
+                text that a `vision_context` has kept and nobody runs again.
+            is_encoded (`bool`): whether it has kept the images, too.
         """
         total = num_images * self.mini_tokens + text_tokens
         new, new_fused = total - kept_tokens, fused_tokens - kept_fused_tokens
@@ -121,7 +128,7 @@ class PrefillCosts:
         past = self.num_patches + self.mini_tokens
         fusion = num_images * new_fused * (linear + pairs * (past + fused_tokens))
         linear, pairs = self.language
-        return (0 if kept_tokens else num_images * self.image) + fusion + new * (linear + pairs * total) + self.head
+        return (0 if is_encoded else num_images * self.image) + fusion + new * (linear + pairs * total) + self.head
 
     def llava(self, num_images: int, text_tokens: int) -> int:
         """FLOPs of LLaVA-v1.5's prefill of the same prompt, everything run."""

@@ -2,18 +2,20 @@
 """From what the page shows to what the model is asked."""
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
 from llava_mini.demo.limits import Limits, Refusal
+from llava_mini.image_reading_llava_mini import open_image
 from llava_mini.serving.exchange import RefusedRequest
-from llava_mini.serving.media import IMAGE_FORMATS, image_size, video_size
+from llava_mini.serving.media import image_size, video_size
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm")
+# Characters of a decoder's own words that a visitor is told.
+MAX_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def read_history(message: dict[str, Any], history: list[dict[str, Any]], system:
     question, files = (message.get("text") or "").strip(), tuple(map(_path, message.get("files") or ()))
     for name, text in (("question", question), ("system message", system)):
         if len(text) > limits.max_characters:
-            raise Refusal(f"The {name} has {len(text)} characters, and {limits.max_characters} are allowed: shorten it.")
+            raise Refusal(
+                f"The {name} has {len(text)} characters, and {limits.max_characters} are allowed: shorten it."
+            )
     if not question:
         raise Refusal("There is no question: write one below your picture.")
     if len(files) > limits.max_files:
@@ -85,7 +89,9 @@ def _read_turns(history: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tu
 
 def _read_contents(content: Any) -> tuple[list[str], tuple[str, ...]]:
     parts = content if isinstance(content, list) else [content]
-    texts = [part if isinstance(part, str) else part["text"] for part in parts if isinstance(part, str) or "text" in part]
+    texts = [
+        part if isinstance(part, str) else part["text"] for part in parts if isinstance(part, str) or "text" in part
+    ]
     files = [part.get("file", part) for part in parts if isinstance(part, dict) and ("file" in part or "path" in part)]
     return [text.strip() for text in texts if text and text.strip()], tuple(map(_path, files))
 
@@ -111,7 +117,7 @@ class Media:
 
 def read_media(files: tuple[str, ...], limits: Limits) -> Media:
     """
-    Reads and checks files: headers first, so that nothing too large is decoded, and by what they are, not their names.
+    Reads and checks files, headers first, so that nothing too large is decoded.
 
     Raises:
         Refusal: one can't be read or is too large.
@@ -145,14 +151,10 @@ def read_media(files: tuple[str, ...], limits: Limits) -> Media:
 
 
 def _decode(content: bytes, name: str) -> PIL.Image.Image:
-    formats = [known for known in IMAGE_FORMATS if known in PIL.Image.OPEN]
     try:
-        image = PIL.Image.open(BytesIO(content), formats=formats)
-        image.load()
-    # Pillow's readers raise what they meet.
-    except Exception as error:
-        raise Refusal(f"{name} is damaged: {str(error)[:120]}. Save it anew, or take another.") from error
-    return image
+        return open_image(content, max_pixels=None)
+    except ValueError as error:
+        raise Refusal(f"{name} is damaged: {str(error)[:MAX_REASON]}") from error
 
 
 def to_messages(asked: Asked, media: Media) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@
 import re
 from dataclasses import dataclass
 
-from llava_mini.serving.settings import MEBIBYTE
+
+MEBIBYTE = 2**20
 
 
 class Refusal(Exception):

@@ -68,7 +68,9 @@ def picture_attention(
     ```
     """
     if isinstance(picture, (list, tuple)):
-        raise ValueError(f"Got a list of {len(picture)} as `picture`: pass one picture, or a video to `video_attention`.")
+        raise ValueError(
+            f"Got a list of {len(picture)} as `picture`: pass one picture, or a video to `video_attention`."
+        )
     part = processor.image_processor
     opened = part.fetch_images(picture, max_pixels=part.max_pixels)
     pixels = as_array(part.process_image(opened, do_convert_rgb=True, max_pixels=part.max_pixels))

@@ -44,7 +44,9 @@ def overlay(picture: PIL.Image.Image, heat: np.ndarray, is_read: np.ndarray | No
         is_read (`np.ndarray` of shape `(height, width)`, *optional*): elsewhere the picture is washed out.
     """
     height, width = heat.shape
-    shown = np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS).convert("L"), np.float32)[..., None]
+    shown = np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS).convert("L"), np.float32)[
+        ..., None
+    ]
     scaled = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     colours = np.stack([np.interp(scaled, HEAT_SHARES, channel) for channel in zip(*HEAT_COLOURS)], axis=-1)
     mixed = HEAT_OPACITY * colours + (1 - HEAT_OPACITY) * shown
