@@ -109,12 +109,12 @@ def run_demo(model: PreTrainedModel, processor: ProcessorMixin, arguments: argpa
                 logger.warning(f"Anybody who can reach {arguments.host} may use this page and the model behind it.")
             views.mkdir()
             sessions = Sessions(views, uploads, limits)
-            name = arguments.model
+            name, is_small = arguments.model, arguments.model == find_small_model()
             if Path(name).is_dir():
-                name = "the small model of the examples" if name == find_small_model() else Path(name).resolve().name
-            page = Page(
-                Answerer(model, processor, limits), sessions, write_examples(drawn, arguments.model), name
-            ).build()
+                name = "the small model of the examples" if is_small else Path(name).resolve().name
+            examples = write_examples(drawn, arguments.model)
+            # The small model was trained on single questions.
+            page = Page(Answerer(model, processor, limits), sessions, examples, name, remembers=not is_small).build()
             launch(page, arguments.host, arguments.port, arguments.share, limits.max_upload_size, **launching)
         finally:
             for key, value in before.items():

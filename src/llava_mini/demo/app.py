@@ -32,11 +32,17 @@ TOKENS, WORDS = "tokens", "words"
 CLEANING, MAX_AGE = 60, 3600
 TOP_P_STEP, TEMPERATURE_STEP, MAX_TEMPERATURE = 0.05, 0.1, 2.0
 CSS = """
-.gradio-container { max-width: 1320px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
 #head h1 { margin: 0 0 .1em; font-size: 1.7em; }
-#head p { margin: 0; opacity: .8; }
+#head p { margin: 0; opacity: .85; }
 #chat table { font-size: .9em; margin: .3em 0; }
-#chat .thought-group, #chat .message-content .title { font-size: .92em; }
+#chat button[aria-label="Share"] { display: none; }
+#chat .message img, #chat .message video { max-height: 170px; width: auto; }
+#pictures .thumbnail-item { aspect-ratio: auto; height: 170px; }
+#pictures .thumbnail-item img, #pictures .thumbnail-item video { object-fit: contain; }
+#examples .gallery { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
+#examples .gallery-item { width: 100%; font-size: .85em; text-align: left; }
+#examples .gallery-item img, #examples .gallery-item video { max-height: 64px; max-width: 64px; }
 """
 
 
@@ -47,10 +53,12 @@ class Page:
         sessions (`Sessions`).
         examples (`list[Example]`).
         name (`str`): what the model is called on the page; no path.
+        remembers (`bool`): whether questions come with those before them, unless the visitor says otherwise.
     """
 
-    def __init__(self, answerer: Answerer, sessions: Sessions, examples: list[Example], name: str):
+    def __init__(self, answerer: Answerer, sessions: Sessions, examples: list[Example], name: str, remembers: bool):
         self.answerer, self.sessions, self.examples, self.name = answerer, sessions, examples, name
+        self.remembers = remembers
         self.limits = answerer.limits
 
     def build(self) -> "gr.Blocks":
@@ -71,13 +79,13 @@ class Page:
                     object_fit="contain", buttons=[], elem_id="pictures",
                 )  # fmt: skip
                 examples_place = gr.Column()
+                with gr.Row():
+                    which = gr.Dropdown([], label="Picture or frame", visible=False, elem_id="which")
+                    by = gr.Dropdown([], label="Looked at by", visible=False, elem_id="by")
                 seen = gr.ImageSlider(
                     label="What was looked at: drag the line", interactive=False, buttons=["fullscreen"],
                     max_height=340, elem_id="seen",
                 )  # fmt: skip
-                with gr.Row():
-                    which = gr.Dropdown([], label="Picture or frame", visible=False, elem_id="which")
-                    by = gr.Dropdown([], label="Looked at by", visible=False, elem_id="by")
             with right:
                 chat = self._build_chat([pictures, seen, which, by])
             with examples_place:
@@ -107,27 +115,30 @@ class Page:
         temperature = (config.temperature or 1.0) if config.do_sample else 0.0
         settings = [
             gr.Slider(0, MAX_TEMPERATURE, temperature, step=TEMPERATURE_STEP, label="Temperature",
-                      info="0 takes the likeliest token."),
+                      info="0 takes the likeliest token.", render=False),
             gr.Slider(TOP_P_STEP, 1, config.top_p or 1.0, step=TOP_P_STEP, label="Top-p",
-                      info="With a temperature: sample from the likeliest tokens of this total probability."),
-            gr.Slider(1, longest, longest, step=1, label="Length", info="Tokens of an answer at most."),
+                      info="With a temperature: sample from the likeliest tokens of this total probability.",
+                      render=False),
+            gr.Slider(1, longest, longest, step=1, label="Length", info="Tokens of an answer at most.", render=False),
             gr.Textbox("", label="System message", info="Empty: the checkpoint's own.", max_lines=4,
-                       max_length=self.limits.max_characters),
+                       max_length=self.limits.max_characters, render=False),
+            gr.Checkbox(self.remembers, label="Remember the conversation", render=False,
+                        info="Off: each question is asked by itself; the pictures are kept all the same."),
         ]  # fmt: skip
         return gr.ChatInterface(
             self._make_answering(),
             multimodal=True,
             chatbot=gr.Chatbot(
-                label="Chat", height=560, buttons=["copy"], placeholder=PLACEHOLDER, elem_id="chat", scale=1,
+                label="Chat", height=500, allow_file_downloads=False, buttons=["copy"], placeholder=PLACEHOLDER, elem_id="chat", scale=1,
                 latex_delimiters=[], allow_tags=False,
             ),
             textbox=gr.MultimodalTextbox(
                 file_types=["image", "video"], file_count="multiple", placeholder="Your question", stop_btn=True,
-                max_plain_text_length=self.limits.max_characters, elem_id="question", autofocus=True,
+                max_plain_text_length=self.limits.max_characters, elem_id="question",
                 html_attributes=gr.InputHTMLAttributes(autocorrect="off"),
             ),
             additional_inputs=settings,
-            additional_inputs_accordion=gr.Accordion("Settings", open=False),
+            additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
             additional_outputs=outputs,
             concurrency_limit=1,
             analytics_enabled=False,
@@ -167,18 +178,18 @@ class Page:
 
         async def answer(
             message: dict, history: list, temperature: float, top_p: float, length: int, system: str,
-            request: gr.Request,
+            remember: bool, request: gr.Request,
         ):  # fmt: skip
             """Answers a question about pictures and clips."""
             sampling = Sampling(float(temperature), float(top_p), int(length))
             session = self.sessions.get(request.session_hash)
-            async for output in self._answer(session, message, history, sampling, system or ""):
+            async for output in self._answer(session, message, history, sampling, system or "", remember):
                 yield output
 
         return answer
 
     async def _answer(
-        self, session: Session, message: dict, history: list, sampling: Sampling, system: str
+        self, session: Session, message: dict, history: list, sampling: Sampling, system: str, remember: bool
     ) -> AsyncIterator[tuple]:
         """Messages for the chat, pictures of the conversation, and what was looked at."""
         import gradio as gr
@@ -186,7 +197,7 @@ class Page:
         skipped = [gr.skip()] * 4
         try:
             session.files.update(map(str, message.get("files") or ()))
-            asked = read_history(message, history, system, self.limits)
+            asked = read_history(message, history, system, remember, self.limits)
             messages = []
             async for text, figures in self.answerer.answer(session, asked, sampling):
                 messages = _to_chat(text, figures)

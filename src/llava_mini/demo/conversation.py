@@ -38,7 +38,9 @@ class Asked:
     is_new: bool = False
 
 
-def read_history(message: dict[str, Any], history: list[dict[str, Any]], system: str, limits: Limits) -> Asked:
+def read_history(
+    message: dict[str, Any], history: list[dict[str, Any]], system: str, remember: bool, limits: Limits
+) -> Asked:
     """
     A message and what the page shows above it. As in the authors' demo, new pictures begin a new conversation.
 
@@ -46,6 +48,9 @@ def read_history(message: dict[str, Any], history: list[dict[str, Any]], system:
         message (`dict`): "text" and "files", as gradio's multimodal text box gives them.
         history: messages of gradio's chat, OpenAI's with lists of contents. Those with a title are ours, not the
             model's: figures and refusals. A question without an answer is left out.
+        system (`str`): system message; empty for the checkpoint's own.
+        remember (`bool`): whether what was said about the same pictures belongs to the question.
+        limits (`Limits`).
 
     Raises:
         Refusal: nothing is asked, or more than the limits allow.
@@ -63,7 +68,7 @@ def read_history(message: dict[str, Any], history: list[dict[str, Any]], system:
     earlier, turns = _read_turns(history)
     if files:
         return Asked(files, (), question, system, is_new=bool(turns))
-    return Asked(earlier, tuple(turns), question, system)
+    return Asked(earlier, tuple(turns) if remember else (), question, system)
 
 
 def _read_turns(history: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, str]]]:

@@ -81,7 +81,7 @@ def write_clip(path: Path):
 # Name, what makes it, what to ask. Questions that the small model in examples/tiny answers rightly; a test asks them.
 DRAWN: tuple[tuple[str, Callable[[], Image.Image] | None, str], ...] = (
     ("shapes.png", draw_shapes, "What colour is the circle?"),
-    ("night.png", draw_night, "Describe the picture."),
+    ("night.png", draw_night, "Is the triangle above the square?"),
     ("digit.png", draw_digit, "Which digit is this?"),
     ("clip.mp4", None, "Which way does the shape move?"),
 )
