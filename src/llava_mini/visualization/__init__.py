@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.image_utils import ImageInput
 from transformers.video_utils import VideoInput, VideoMetadata
 
+from ..image_processing_pil_llava_mini import check_same_size
 from ..image_reading_llava_mini import as_array
 from .geometry import PatchLayout
 from .pictures import PictureAttention
@@ -68,9 +69,7 @@ def picture_attention(
     ```
     """
     if isinstance(picture, (list, tuple)):
-        raise ValueError(
-            f"Got a list of {len(picture)} as `picture`: pass one picture, or a video to `video_attention`."
-        )
+        raise ValueError(f"`picture` is a list of {len(picture)}: pass one picture, or a video to `video_attention`.")
     part = processor.image_processor
     opened = part.fetch_images(picture, max_pixels=part.max_pixels)
     pixels = as_array(part.process_image(opened, do_convert_rgb=True, max_pixels=part.max_pixels))
@@ -174,7 +173,7 @@ def _look(
             answer=answer,
         )
         if unit.text is not None and prompt.places:
-            look.words, look.spans = prompt.words, prompt.spans
+            look.words, look.text, look.spans = prompt.words, prompt.text, prompt.spans
             look.word_weights = unit.text[:, prompt.places, : len(unit.is_read)].numpy()
         looks.append(look)
     return looks, answer
@@ -200,7 +199,7 @@ def _answer(
 def _read_frames(
     part, video: VideoInput | str | bytes | os.PathLike, fps: float | None, num_frames: int | None
 ) -> tuple[np.ndarray, list[float] | None]:
-    """The sampled frames `(frames, 3, height, width)` in their own size, and their times in seconds if they have any."""
+    """The sampled frames `(frames, 3, height, width)` in their own size, and their times in seconds, if any."""
 
     def sample(metadata: VideoMetadata, **kwargs) -> np.ndarray:
         indices = part.sample_frames(metadata, fps=fps, num_frames=num_frames)
@@ -212,15 +211,17 @@ def _read_frames(
         return indices
 
     videos = part.flatten_videos([[video]])  # nested as in a batch of chats: there a list of paths is frames
-    if len(videos) != 1 or len(videos[0]) == 0:
-        raise ValueError(f"Got {len(videos)} videos, or one without frames. Pass one video.")
+    if len(videos) != 1:
+        raise ValueError(f"`video` is {len(videos)} videos: pass one.")
     if isinstance(videos[0], (str, bytes, os.PathLike)):
         frames, metadata = part.fetch_videos(videos[0], sample)
         has_times = metadata.fps is not None or metadata.frame_times is not None
         return frames.numpy(), [float(time) for time in metadata.timestamps] if has_times else None
+    if len(videos[0]) == 0:
+        raise ValueError("`video` has no frames: pass one that has.")
     indices = sample(VideoMetadata(total_num_frames=len(videos[0])))
-    frames = part.pick_frames(videos[0], indices, part.do_rescale, part.max_pixels)
-    return torch.stack(list(frames)).numpy(), None
+    frames = list(part.pick_frames(videos[0], indices, part.do_rescale, part.max_pixels))
+    return torch.stack(check_same_size(frames)).numpy(), None
 
 
 __all__ = [

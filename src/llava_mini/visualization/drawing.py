@@ -21,7 +21,7 @@ MISSING_MATPLOTLIB = "Figures need matplotlib: `pip install llava-mini-hf[visual
 HEAT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEAT_COLOURS = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 # How much of an overlay is colour, and not the picture in grey below it.
-HEAT_OPACITY = 0.65
+HEAT_OPACITY = 0.55
 # What is left of the picture where nothing is read.
 UNREAD_OPACITY = 0.2
 # Inches and letters: a panel a little wider than a thumbnail, with a title of two lines of 8 points.
@@ -44,9 +44,8 @@ def overlay(picture: PIL.Image.Image, heat: np.ndarray, is_read: np.ndarray | No
         is_read (`np.ndarray` of shape `(height, width)`, *optional*): elsewhere the picture is washed out.
     """
     height, width = heat.shape
-    shown = np.asarray(picture.resize((width, height), PIL.Image.Resampling.LANCZOS).convert("L"), np.float32)[
-        ..., None
-    ]
+    grey = picture.resize((width, height), PIL.Image.Resampling.LANCZOS).convert("L")
+    shown = np.asarray(grey, np.float32)[..., None]
     scaled = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     colours = np.stack([np.interp(scaled, HEAT_SHARES, channel) for channel in zip(*HEAT_COLOURS)], axis=-1)
     mixed = HEAT_OPACITY * colours + (1 - HEAT_OPACITY) * shown
@@ -90,13 +89,17 @@ def draw_panels(
     height = rows * (PANEL_WIDTH * shape + TITLE_HEIGHT) + words
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
     # Titles hold people's words, in which a dollar sign is no formula.
     for axis, (name, picture) in zip(axes, panels):
-        if picture is not None:
-            axis.imshow(picture)
-            axis.set_title(name, fontsize=8, parse_math=False)
+        if picture is None:
+            axis.set_axis_off()
+            continue
+        axis.imshow(picture)
+        axis.set_title(name, fontsize=8, parse_math=False)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("lightgrey")  # where a white picture ends
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
     if title_lines:
         figure.suptitle("\n".join(title_lines), fontsize=10, parse_math=False)
     figure.supxlabel("\n".join(caption_lines), fontsize=7, color="dimgrey", parse_math=False)
@@ -108,7 +111,8 @@ def _wrap(text: str, inches: float) -> list[str]:
 
 
 def shorten(word: str) -> str:
-    """A word as a panel's title has room for it."""
+    """Words in one line, as a panel's title has room for them."""
+    word = " ".join(word.split())
     return word if len(word) <= TITLE_LETTERS else f"{word[: TITLE_LETTERS - 3]}..."
 
 

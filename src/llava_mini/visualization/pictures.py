@@ -41,7 +41,8 @@ class PictureAttention(Drawable):
         token_weights (`np.ndarray` of shape `(CC, G * G)`): the compressor's attention, averaged over its heads.
         is_read (`np.ndarray` of shape `(V,)`): which patches pre-fusion reads, as booleans.
         words (`list[str]`): the question's text tokens that take part in pre-fusion, as the tokenizer cuts them.
-        spans (`list[tuple[int, int]]`): where each stands in the question.
+        text (`str`): the question as the prompt holds it.
+        spans (`list[tuple[int, int]]`): where each word stands in `text`.
         word_weights (`np.ndarray` of shape `(layers, words, V)`, *optional*): what each word reads of the patches in
             each pre-fusion layer, averaged over heads. A part of a row that sums to 1 over patches, compressed tokens
             and earlier text.
@@ -53,6 +54,7 @@ class PictureAttention(Drawable):
     token_weights: np.ndarray
     is_read: np.ndarray
     words: list[str] = field(default_factory=list)
+    text: str = ""
     spans: list[tuple[int, int]] = field(default_factory=list)
     word_weights: np.ndarray | None = None
     question: str | None = None
@@ -211,7 +213,7 @@ class PictureAttention(Drawable):
         if isinstance(word, int):
             _check_index("word", word, len(self.words))
             return [word]
-        text, piece = self.question.casefold(), word.strip().casefold()
+        text, piece = self.text.lower(), word.strip().lower()
         found, start = [], text.find(piece)
         while piece and start >= 0:
             end = start + len(piece)

@@ -7,6 +7,7 @@ in a pass of its own, by the model's own layers; the model's normal path neither
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import nn
@@ -110,6 +111,11 @@ def find_front(model: PreTrainedModel) -> PreTrainedModel:
             f"Got a model of type {type(model).__name__}, but these pictures are of what LLaVA-Mini's compressor and "
             "pre-fusion read: pass a LLaVA-Mini model."
         )
+    if "attention_function" not in signature(front.prefusion.forward).parameters:
+        raise ValueError(
+            f"The code of this {type(front).__name__} came with its checkpoint and is older than this package: load "
+            "the model without `trust_remote_code`."
+        )
     return front
 
 
@@ -189,12 +195,14 @@ class Prompt:
     Args:
         inputs (`dict`): `input_ids` and `attention_mask` `(1, S)`.
         words (`list[str]`): the question's tokens that take part in pre-fusion, as the tokenizer cuts them.
-        spans (`list[tuple[int, int]]`): of each, where it stands in the question.
+        text (`str`): the question as the prompt holds it.
+        spans (`list[tuple[int, int]]`): of each word, where it stands in `text`.
         places (`list[int]`): of each, the how manieth text token it is that takes part, of T.
     """
 
     inputs: dict[str, torch.Tensor]
     words: list[str]
+    text: str
     spans: list[tuple[int, int]]
     places: list[int]
 
@@ -204,39 +212,41 @@ def write_prompt(
 ) -> Prompt:
     """
     What `apply_chat_template` makes of one user message: a picture or a video of `num_units` frames, and a question.
-    Where the chat template changes the question so that it can't be found, `words` are all text that takes part.
+    Where the chat template changes the question so that it can't be found, `words` are all text that takes part, and
+    `text` is the whole prompt.
 
     Raises:
         ValueError: the question is no text.
     """
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"`question` is {question!r}, but has to be text.")
-    question = question.strip()
+    question = processor.break_placeholders(question.strip())
     message = {"role": "user", "content": [{"type": modality}, {"type": "text", "text": question}]}
-    text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    prompt = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     token = getattr(processor, f"{modality}_token")
-    text = text.replace(token, token * (num_units * processor.num_image_tokens))
+    prompt = prompt.replace(token, token * (num_units * processor.num_image_tokens))
     # The template writes the first token itself.
     tokenizer = processor.tokenizer
-    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt", return_offsets_mapping=tokenizer.is_fast)
-    inputs = inputs.to(find_front(model).get_input_embeddings().weight.device)
-    ids = inputs["input_ids"]
-    offsets = inputs.pop("offset_mapping", [[]])[0]
-    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-
-    start = max(text.find(question, text.rfind(token) + len(token)), text.find(question))
-    end = start + len(question) if start >= 0 else len(text)
+    inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt", return_offsets_mapping=tokenizer.is_fast)
     front = find_front(model)
-    takes_part = front.get_text_fusion_mask(ids, front.embed_prompt(ids))[0]
+    inputs = inputs.to(front.get_input_embeddings().weight.device)
+    ids = inputs["input_ids"]
+    start = max(prompt.find(question, prompt.rfind(token) + len(token)), prompt.find(question))
+    text = question if start >= 0 and tokenizer.is_fast else prompt
+    start = max(start, 0)
     words, spans, places = [], [], []
+    takes_part = front.get_text_fusion_mask(ids, front.embed_prompt(ids))[0]
     for place, position in enumerate(takes_part.nonzero()[:, 0].tolist()):
-        first, last = map(int, offsets[position]) if len(offsets) else (0, len(text))
-        if first < end and last > max(start, 0):
-            shown = text[first:last] if len(offsets) else tokenizer.decode(ids[0, position])
+        # Slow tokenizers don't tell where a token stands: it may be anywhere.
+        first, last = (
+            inputs["offset_mapping"][0, position].tolist() if tokenizer.is_fast else (start, start + len(text))
+        )
+        if first < start + len(text) and last > start:
+            shown = prompt[first:last] if tokenizer.is_fast else tokenizer.decode(ids[0, position])
             words.append(shown.strip() or repr(shown))
-            spans.append((first - max(start, 0), last - max(start, 0)))
+            spans.append((first - start, last - start))
             places.append(place)
-    return Prompt(inputs, words, spans, places)
+    return Prompt({name: inputs[name] for name in ("input_ids", "attention_mask")}, words, text, spans, places)
 
 
 __all__ = ["UnitAttention", "prefusion_attentions", "read_units"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 # Of a contact sheet; more are told by some of them, evenly spread.
-MAX_SHOWN_FRAMES = 24
+MAX_SHOWN_FRAMES = 12
 
 
 @dataclass(repr=False, eq=False)
@@ -41,7 +41,7 @@ class VideoAttention(Drawable):
     def figure(self) -> "Figure":
         """
         A contact sheet: each frame with its time above what its vision tokens looked at and, with a question, what the
-        words read, each averaged; of more than 24 frames as many, evenly spread.
+        words read, each averaged; of more than twelve frames as many, evenly spread.
 
         Raises:
             ImportError: matplotlib is missing.
@@ -66,8 +66,9 @@ class VideoAttention(Drawable):
 
     def describe(self) -> str:
         """Frames, times and what each is."""
+        count = len(self.frames)
         times = "" if not self.times else f", {self.times[0]:.1f} s to {self.times[-1]:.1f} s"
-        return f"{len(self.frames)} frames{times}, each {self.frames[0].describe()}"
+        return f"{count} frame{'' if count == 1 else 's'}{times}, each {self.frames[0].describe()}"
 
     def _name(self, frame: int) -> str:
         return f"frame {frame + 1}" if self.times is None else f"{self.times[frame]:.1f} s"
