@@ -129,8 +129,8 @@ class Page:
             self._make_answering(),
             multimodal=True,
             chatbot=gr.Chatbot(
-                label="Chat", height=500, allow_file_downloads=False, buttons=["copy"], placeholder=PLACEHOLDER, elem_id="chat", scale=1,
-                latex_delimiters=[], allow_tags=False,
+                label="Chat", height=500, buttons=["copy"], placeholder=PLACEHOLDER, elem_id="chat", scale=1,
+                latex_delimiters=[], allow_tags=False, allow_file_downloads=False,
             ),
             textbox=gr.MultimodalTextbox(
                 file_types=["image", "video"], file_count="multiple", placeholder="Your question", stop_btn=True,

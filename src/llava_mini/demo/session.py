@@ -107,7 +107,7 @@ class Sessions:
             self._remove(session)
 
     def make_room(self):
-        """Drops contexts of those who were silent longest until the rest fits; their pictures are encoded again if asked."""
+        """Drops contexts of those who were silent longest until the rest fits; who asks then has them encoded anew."""
         with self.lock:
             kept = [
                 session.subject for session in self.sessions.values() if session.subject and session.subject.context
