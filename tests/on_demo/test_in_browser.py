@@ -50,7 +50,12 @@ class Visitor:
             self.question.fill(text)
         self.question.press("Enter")
         self.page.locator("#chat .thought-group").nth(count).wait_for()
-        self.page.locator("#question button.submit-button, #question [aria-label=Submit]").first.wait_for()
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        """The answer is whole, and the next question can be written."""
+        self.page.locator("#question textarea:enabled").wait_for()
+        self.page.wait_for_function("() => !document.querySelector('.generating, .pending, .eta-bar')")
 
     def text(self) -> str:
         """All that the chat shows."""
@@ -125,8 +130,10 @@ def test_regenerate_and_clear(visitor, pictures, screenshots):
     visitor.ask("What colour is the circle?")
     visitor.page.locator("#chat [aria-label=Retry]").click()
     visitor.page.get_by_text("from what was kept").first.wait_for()
+    visitor.wait_until_ready()
     assert visitor.text().count("What colour is the circle?") == 1
     visitor.page.locator("#chat").get_by_label("Clear").click()
+    visitor.page.screenshot(path=screenshots / "cleared.png")
     visitor.page.get_by_text("Ask about a picture or a clip").wait_for()
     assert visitor.page.locator("#seen img").count() == 0
 
@@ -144,7 +151,8 @@ def test_two_visitors_see_their_own(browser, served, visitor, pictures, screensh
     assert re.search(r"white\s+1 vision token", visitor.text()) and "black" not in visitor.text()
     assert re.search(r"black\s+1 vision token", other.text()) and "white" not in other.text()
     assert not set(visitor.seen()) & set(other.seen())
-    assert "night.png" not in visitor.page.content() or "shapes.png" not in other.page.content()
+    uploads = [set(re.findall(r"uploads/\w+", one.page.content())) for one in (visitor, other)]
+    assert all(uploads) and not uploads[0] & uploads[1]
     own = set(served.files("views"))
     other.page.screenshot(path=screenshots / "other_visitor.png")
     other.page.close()

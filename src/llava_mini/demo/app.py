@@ -129,7 +129,7 @@ class Page:
             self._make_answering(),
             multimodal=True,
             chatbot=gr.Chatbot(
-                label="Chat", height=500, buttons=["copy"], placeholder=PLACEHOLDER, elem_id="chat", scale=1,
+                label="Chat", height=620, buttons=["copy"], placeholder=PLACEHOLDER, elem_id="chat", scale=1,
                 latex_delimiters=[], allow_tags=False, allow_file_downloads=False,
             ),
             textbox=gr.MultimodalTextbox(
