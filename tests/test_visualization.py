@@ -529,3 +529,14 @@ def test_code_of_an_older_checkpoint_is_refused(trained, monkeypatch):
     monkeypatch.setattr(model.model.prefusion, "forward", lambda hidden_states, key_values=(): None)
     with pytest.raises(ValueError, match="trust_remote_code"):
         picture_attention(model, processor, shapes(), "What?")
+
+
+def test_a_tokenizer_that_does_not_tell_where_tokens_stand(trained, monkeypatch):
+    model, processor = trained
+    question = "What colour is the circle?"
+    expected = picture_attention(model, processor, shapes(), question)
+    monkeypatch.setattr(type(processor.tokenizer), "is_fast", property(lambda tokenizer: False))
+    look = picture_attention(model, processor, shapes(), question)
+    start = look.words.index("What")
+    assert look.words[start : start + 6] == expected.words and len(look.words) > 6
+    np.testing.assert_allclose(look.word_map("Circle"), expected.word_map("circle"), atol=1e-7)

@@ -42,7 +42,7 @@ class PictureAttention(Drawable):
         is_read (`np.ndarray` of shape `(V,)`): which patches pre-fusion reads, as booleans.
         words (`list[str]`): the question's text tokens that take part in pre-fusion, as the tokenizer cuts them.
         text (`str`): the question as the prompt holds it.
-        spans (`list[tuple[int, int]]`): where each word stands in `text`.
+        spans (`list[tuple[int, int]]`): where each word stands in `text`; empty where the tokenizer doesn't tell.
         word_weights (`np.ndarray` of shape `(layers, words, V)`, *optional*): what each word reads of the patches in
             each pre-fusion layer, averaged over heads. A part of a row that sums to 1 over patches, compressed tokens
             and earlier text.
@@ -87,7 +87,7 @@ class PictureAttention(Drawable):
 
         Args:
             word (`int` or `str`, *optional*): the how manieth of `words`; or a piece of the question, whose tokens are
-                averaged; the mean of all words by default.
+                averaged (one of `words` where `spans` is empty); the mean of all words by default.
             layer (`int`, *optional*): of the pre-fusion layers, from 0; their mean by default.
 
         Raises:
@@ -215,6 +215,8 @@ class PictureAttention(Drawable):
             return [word]
         text, piece = self.text.lower(), word.strip().lower()
         found, start = [], text.find(piece)
+        if not self.spans:
+            found = [i for i, own in enumerate(self.words) if own.lower() == piece]
         while piece and start >= 0:
             end = start + len(piece)
             found += [i for i, (first, last) in enumerate(self.spans) if first < end and last > start]

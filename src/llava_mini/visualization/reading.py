@@ -196,7 +196,8 @@ class Prompt:
         inputs (`dict`): `input_ids` and `attention_mask` `(1, S)`.
         words (`list[str]`): the question's tokens that take part in pre-fusion, as the tokenizer cuts them.
         text (`str`): the question as the prompt holds it.
-        spans (`list[tuple[int, int]]`): of each word, where it stands in `text`.
+        spans (`list[tuple[int, int]]`): of each word, where it stands in `text`; empty where the tokenizer doesn't
+            tell.
         places (`list[int]`): of each, the how manieth text token it is that takes part, of T.
     """
 
@@ -212,8 +213,8 @@ def write_prompt(
 ) -> Prompt:
     """
     What `apply_chat_template` makes of one user message: a picture or a video of `num_units` frames, and a question.
-    Where the chat template changes the question so that it can't be found, `words` are all text that takes part, and
-    `text` is the whole prompt.
+    Where the chat template changes the question so that it can't be found, or the tokenizer doesn't tell where tokens
+    stand, `words` are all text that takes part, and `text` is the whole prompt.
 
     Raises:
         ValueError: the question is no text.
@@ -230,23 +231,23 @@ def write_prompt(
     inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt", return_offsets_mapping=tokenizer.is_fast)
     front = find_front(model)
     inputs = inputs.to(front.get_input_embeddings().weight.device)
-    ids = inputs["input_ids"]
+    ids, offsets = inputs["input_ids"], inputs["offset_mapping"][0].tolist() if tokenizer.is_fast else []
     start = max(prompt.find(question, prompt.rfind(token) + len(token)), prompt.find(question))
     text = question if start >= 0 and tokenizer.is_fast else prompt
-    start = max(start, 0)
-    words, spans, places = [], [], []
-    takes_part = front.get_text_fusion_mask(ids, front.embed_prompt(ids))[0]
-    for place, position in enumerate(takes_part.nonzero()[:, 0].tolist()):
-        # Slow tokenizers don't tell where a token stands: it may be anywhere.
-        first, last = (
-            inputs["offset_mapping"][0, position].tolist() if tokenizer.is_fast else (start, start + len(text))
-        )
-        if first < start + len(text) and last > start:
-            shown = prompt[first:last] if tokenizer.is_fast else tokenizer.decode(ids[0, position])
-            words.append(shown.strip() or repr(shown))
-            spans.append((first - start, last - start))
-            places.append(place)
-    return Prompt({name: inputs[name] for name in ("input_ids", "attention_mask")}, words, text, spans, places)
+    start = max(start, 0) if tokenizer.is_fast else 0
+    shown = [prompt[first:last] for first, last in offsets] if offsets else tokenizer.batch_decode(ids[0, :, None])
+    # Tokenizers that don't tell where a token stands: it may be anywhere.
+    offsets = [(first - start, last - start) for first, last in offsets] or [(0, len(text))] * len(shown)
+    takes_part = front.get_text_fusion_mask(ids, front.embed_prompt(ids))[0].nonzero()[:, 0].tolist()
+    places = [i for i, k in enumerate(takes_part) if offsets[k][0] < len(text) and offsets[k][1] > 0]
+    words = [shown[takes_part[i]] for i in places]
+    return Prompt(
+        {name: inputs[name] for name in ("input_ids", "attention_mask")},
+        [word.strip() or repr(word) for word in words],
+        text,
+        [offsets[takes_part[i]] for i in places] if tokenizer.is_fast else [],
+        places,
+    )
 
 
 __all__ = ["UnitAttention", "prefusion_attentions", "read_units"]
