@@ -268,6 +268,17 @@ def test_looks_are_those_of_the_question(answerer, session, files):
     assert looks[0].picture.size == (336, 336) and "circle" in [word.strip() for word in looks[0].words]
 
 
+def test_a_model_that_cannot_run_is_told_at_the_start(answerer, monkeypatch):
+    answerer.warm_up()
+
+    def fail(**_):
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(answerer.model, "generate", fail)
+    with pytest.raises(RuntimeError, match="no such shape"):
+        answerer.warm_up()
+
+
 # ---- sessions
 
 

@@ -113,8 +113,10 @@ def run_demo(model: PreTrainedModel, processor: ProcessorMixin, arguments: argpa
             if Path(name).is_dir():
                 name = "the small model of the examples" if is_small else Path(name).resolve().name
             examples = write_examples(drawn, arguments.model)
+            answerer = Answerer(model, processor, limits)
+            answerer.warm_up()
             # The small model was trained on single questions.
-            page = Page(Answerer(model, processor, limits), sessions, examples, name, remembers=not is_small).build()
+            page = Page(answerer, sessions, examples, name, remembers=not is_small).build()
             launch(page, arguments.host, arguments.port, arguments.share, limits.max_upload_size, **launching)
         finally:
             for key, value in before.items():

@@ -7,13 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import PIL.Image
 import torch
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from llava_mini.cli_arguments import sampling_options
-from llava_mini.demo.conversation import Asked, read_media, to_messages
+from llava_mini.demo.conversation import Asked, Media, read_media, to_messages
 from llava_mini.demo.limits import Limits, Refusal
 from llava_mini.demo.report import Figures
 from llava_mini.demo.session import Session, Subject
@@ -73,6 +75,19 @@ class Answerer:
         self.num_positions = model.config.get_text_config().max_position_embeddings
         self.runner = ThreadPoolExecutor(1, thread_name_prefix="model")
 
+    def warm_up(self):
+        """
+        One token about a blank picture: what can't run here, as some quantised shapes, is told before anybody asks.
+
+        Raises:
+            Whatever the model raises.
+        """
+        blank = PIL.Image.new("RGB", (8, 8))
+        session = Session(Path())
+        session.subject = Subject(("blank",), Media([blank], [], ["image"]))
+        prepared = self._prepare(session, Asked(("blank",), (), "?"))
+        self.model.generate(**prepared.inputs, max_new_tokens=1, do_sample=False)
+
     async def answer(
         self, session: Session, asked: Asked, sampling: Sampling
     ) -> AsyncIterator[tuple[str, Figures | None]]:
@@ -85,7 +100,7 @@ class Answerer:
         """
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
-        prepared = await loop.run_in_executor(self.runner, self._prepare, session, asked, sampling)
+        prepared = await loop.run_in_executor(self.runner, self._prepare, session, asked)
         config = copy.deepcopy(self.model.generation_config)
         room = self.num_positions - prepared.figures.prompt_tokens
         config.update(
@@ -110,7 +125,7 @@ class Answerer:
         finally:
             generation.cancel()
 
-    def _prepare(self, session: Session, asked: Asked, sampling: Sampling) -> Prepared:
+    def _prepare(self, session: Session, asked: Asked) -> Prepared:
         """Runs in the model's thread: reads and encodes what is new, and writes the prompt."""
         subject = session.subject
         if subject is None or subject.files != asked.files:
