@@ -219,7 +219,7 @@ def test_answers_come_in_pieces_and_end_when_nobody_listens(converted, session, 
     folder = converted("standard")
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
     endless = Answerer(model, AutoProcessor.from_pretrained(folder), Limits())
-    model.generation_config.eos_token_id = None
+    model.generation_config.min_new_tokens = 400
     steps = []
     model.lm_head.register_forward_hook(lambda *_: steps.append(1))
 
