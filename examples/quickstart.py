@@ -11,26 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import av
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
-import llava_mini  # noqa: F401 registers the Auto classes
+from llava_mini.demo.examples import draw_digit, draw_shapes, write_clip
 from llava_mini.visualization import picture_attention
-
-
-# A seven from the part of scikit-learn's handwritten digits that the model was not trained on.
-DIGIT = """
-0 0 2 13 16 8 0 0
-0 0 13 7 7 13 0 0
-0 1 7 0 7 13 2 0
-0 0 1 10 16 16 13 0
-0 0 6 13 16 2 0 0
-0 0 1 5 11 0 0 0
-0 0 0 12 4 0 0 0
-0 0 2 14 0 0 0 0
-"""
 
 
 QUESTIONS = (
@@ -43,36 +28,6 @@ QUESTIONS = (
     "What colour is the background?",
 )
 VIDEO_QUESTIONS = ("What shape is it?", "What colour is the shape?", "Which way does the shape move?")
-
-
-def draw_shapes() -> Image.Image:
-    """A large red circle on the left and a small blue square on the right."""
-    picture = Image.new("RGB", (336, 336), "white")
-    canvas = ImageDraw.Draw(picture)
-    canvas.ellipse((30, 110, 150, 230), fill=(220, 40, 40))
-    canvas.rectangle((238, 66, 290, 118), fill=(40, 80, 220))
-    return picture
-
-
-def draw_digit() -> Image.Image:
-    """White ink on black."""
-    ink = np.array([[int(value) for value in line.split()] for line in DIGIT.split("\n") if line.strip()])
-    picture = Image.new("L", (84, 84), 14)
-    picture.paste(Image.fromarray((ink * 15.9).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC), (10, 10))
-    return picture.convert("RGB")
-
-
-def write_clip(path: Path):
-    """Four seconds of a green square on its way to the right."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8, options={"crf": "8"})
-        stream.width = stream.height = 84
-        for i in range(32):
-            picture = Image.new("RGB", (84, 84), (248, 248, 248))
-            left = 6 + 40 * i / 31
-            ImageDraw.Draw(picture).rectangle((left, 30, left + 22, 52), fill=(40, 160, 60))
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        container.mux(stream.encode(None))
 
 
 def ask(model, processor, content: dict, question: str):

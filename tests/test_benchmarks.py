@@ -14,7 +14,6 @@ import pytest
 import shapes
 import torch
 import video
-from flops import count, count_language_model, count_llava, count_mini
 from plot import read_panels
 from shapes import llava_config, mini_config
 from timing import TEXT_TOKENS, measure
@@ -23,6 +22,7 @@ from transformers import AutoModel, BitsAndBytesConfig, LlavaForConditionalGener
 from video import RandomFrames, frame_by_frame
 
 from llava_mini import LlavaMiniForConditionalGeneration
+from llava_mini.flops import PrefillCosts, count, count_language_model, count_llava, count_mini
 
 
 TERA = 1e12
@@ -88,6 +88,39 @@ def test_stages_add_up_to_the_forward_pass(size, ratio):
     stages = count_mini(model, text_tokens)
     assert again == stages["pre-fusion of text"] + stages["language model"] + stages["head"]
     assert count_language_model(model.model.language_model, torch.randn(1, len(row.input_ids), 32)) < again
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(1, 1), (2, 2)])
+def test_a_follow_up_costs_what_its_new_text_costs(size, ratio):
+    """Against one real turn that a context with kept text answers, an answer in it that takes no part in pre-fusion."""
+    model = tiny_model(compressor_size=size, resolution_ratio=ratio, prefusion_ignored_token_ids=[])
+    model.set_attn_implementation("eager")  # torch counts its fused attention for CPUs as nothing
+    row = make_row(model.config, ROWS["one image"])
+    inputs = collate([row])
+    ids, length = inputs["input_ids"], inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        context = model.encode_visuals(inputs["pixel_values"], keep_text=True)
+        greedy = {"do_sample": False, "max_new_tokens": 1, "min_new_tokens": 1, "vision_context": context}
+        model.generate(ids, **greedy)
+        longer = torch.cat([ids, torch.full((1, 9), 7)], dim=1)
+        fused = torch.ones_like(longer)
+        fused[:, length : length + 4] = 0  # an answer's place
+        again = count(lambda: model.generate(longer, **greedy, text_fusion_mask=fused))
+    text = length - model.config.num_image_tokens
+    costs = PrefillCosts(model.config)
+    assert again == costs.mini(1, text + 9, text + 5, kept_tokens=length, kept_fused_tokens=text, is_encoded=True)
+
+
+def test_costs_of_any_prefill_are_those_that_are_counted():
+    config = mini_config("Llama-3.1-8B", compressor_size=8, resolution_ratio=2)
+    costs = PrefillCosts(config)
+    mini = on_meta(LlavaMiniForConditionalGeneration, config)
+    assert costs.mini(1, 200, 200) == sum(count_mini(mini, 200).values())
+    # Several images of one call share what the compressor makes of its positions: 0.27 of 25,690 GFLOPs here.
+    assert costs.mini(3, 200, 200) == pytest.approx(sum(count_mini(mini, 200, 3).values()), rel=2e-5)
+    llava = on_meta(LlavaForConditionalGeneration, llava_config("Llama-3.1-8B"))
+    assert costs.llava(1, 43) == sum(count_llava(llava, 43).values())
+    assert costs.llava_tokens == 576
 
 
 def test_measure_interleaves_and_sees_memory():

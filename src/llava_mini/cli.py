@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,11 +28,13 @@ from llava_mini.cli_arguments import (
     one_line,
     open_share,
     positive,
+    sampling_options,
     seed_number,
     share,
     usable_device,
     utf8_text,
 )
+from llava_mini.demo import add_demo_arguments, check_gradio, find_small_model, run_demo
 from llava_mini.evaluation.command import add_evaluate_parser
 from llava_mini.serving import add_serve_parser
 from llava_mini.versions_llava_mini import describe_versions
@@ -44,6 +47,7 @@ examples:
   llava-mini ask --model DIR --image before.png --image after.png --query "What has changed?"
   llava-mini ask --model DIR --video holiday.mp4 --query "Where are they going?" --json
   llava-mini chat --model DIR --video lecture.mp4 --keep features
+  llava-mini demo
   llava-mini serve DIR --port 8000
   llava-mini convert AUTHORS_DIR DIR --verify
   llava-mini evaluate --model DIR --benchmarks gqa,pope
@@ -80,6 +84,11 @@ def build_parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(function=function)
         _add_common_arguments(command)
+    text = "a page in the browser: ask about pictures and clips, see what the model looked at and what it took"
+    command = commands.add_parser("demo", help=text, description=text)
+    command.set_defaults(function=demo)
+    add_demo_arguments(command)
+    _add_loading_arguments(command)
     add_serve_parser(commands)
     add_evaluate_parser(commands)
     for name, text, function in (
@@ -107,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_common_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--model", required=True, help="directory or Hub repository of a checkpoint")
+    _add_loading_arguments(parser)
     parser.add_argument("--image", action="append", default=[], help="path or URL; may be given several times")
     parser.add_argument("--video", action="append", default=[], help="path or URL; may be given several times")
     parser.add_argument(
@@ -135,6 +145,9 @@ def _add_common_arguments(parser: argparse.ArgumentParser):
         "--max-new-tokens", type=positive(int), default=512, help="length of the answer (default: %(default)s)"
     )
     parser.add_argument("--seed", type=seed_number, help="makes sampling repeatable")
+
+
+def _add_loading_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--device", type=usable_device, help="cuda, cpu, auto, ... (default: cuda if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="default: the checkpoint's")
     bits = parser.add_mutually_exclusive_group()
@@ -146,9 +159,6 @@ def _add_common_arguments(parser: argparse.ArgumentParser):
 def load(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model and processor as the arguments say."""
     check_model(arguments.model)
-    if arguments.skip_still is not None and not arguments.video:
-        raise ValueError("--skip-still leaves out frames of videos, never images, and no --video was given.")
-    check_skip_still(arguments.skip_still)
     quantization = None
     if arguments.load_8bit or arguments.load_4bit:
         quantization = BitsAndBytesConfig(load_in_8bit=arguments.load_8bit, load_in_4bit=arguments.load_4bit)
@@ -164,6 +174,16 @@ def load(arguments: argparse.Namespace) -> tuple[PreTrainedModel, ProcessorMixin
         raise ValueError(f"The weights of {arguments.model} are damaged ({error}): download them again.") from error
     processor = AutoProcessor.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
     return model.eval(), processor
+
+
+def check_visuals(arguments: argparse.Namespace):
+    """
+    Raises:
+        ValueError: options about videos that make no sense; said before anything is loaded.
+    """
+    if arguments.skip_still is not None and not arguments.video:
+        raise ValueError("--skip-still leaves out frames of videos, never images, and no --video was given.")
+    check_skip_still(arguments.skip_still)
 
 
 def first_message(arguments: argparse.Namespace, query: str) -> list[dict]:
@@ -197,12 +217,7 @@ def patch_budget(arguments: argparse.Namespace) -> dict:
 def generation_options(arguments: argparse.Namespace) -> dict:
     """What the arguments say about decoding; the checkpoint's generation configuration decides the rest."""
     options: dict = {"max_new_tokens": arguments.max_new_tokens}
-    if arguments.temperature == 0:
-        options |= {"do_sample": False, "temperature": None, "top_p": None}
-    elif arguments.temperature is not None:
-        options |= {"do_sample": True, "temperature": arguments.temperature}
-    if arguments.top_p is not None:
-        options |= {"do_sample": True, "top_p": arguments.top_p}
+    options |= sampling_options(arguments.temperature, arguments.top_p)
     if getattr(arguments, "num_beams", 1) > 1:
         options["num_beams"] = arguments.num_beams
     return options
@@ -235,6 +250,7 @@ def answer(
 
 def ask(arguments: argparse.Namespace):
     """`llava-mini ask`."""
+    check_visuals(arguments)
     model, processor = load(arguments)
     start = time.perf_counter()
     inputs = prepare(arguments, first_message(arguments, arguments.query), processor).to(model.device)
@@ -261,6 +277,7 @@ def ask(arguments: argparse.Namespace):
 
 def chat(arguments: argparse.Namespace):
     """`llava-mini chat`: images and videos are encoded once, later questions run text only."""
+    check_visuals(arguments)
     model, processor = load(arguments)
     options = generation_options(arguments)
     messages: list[dict] = []
@@ -283,6 +300,20 @@ def chat(arguments: argparse.Namespace):
             visuals = {"vision_context": context}
         text, _ = answer(model, processor, inputs | visuals, options, show=True)
         messages.append({"role": "assistant", "content": text})
+
+
+def demo(arguments: argparse.Namespace):
+    """`llava-mini demo`."""
+    check_gradio()
+    # Ends as by Ctrl-C, so that the temporary files go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments.model = arguments.model or find_small_model()
+    if arguments.model is None:
+        raise ValueError(
+            "The small model is not here: it comes with a wheel of llava-mini-hf and with its sources "
+            "(examples/tiny/checkpoint). Name a checkpoint: --model DIR."
+        )
+    run_demo(*load(arguments), arguments)
 
 
 def convert(arguments: argparse.Namespace) -> int:

@@ -79,6 +79,18 @@ def usable_device(value: str) -> str:
     return value
 
 
+def sampling_options(temperature: float | None, top_p: float | None) -> dict:
+    """What `generate` needs for them; of what is `None` the checkpoint's generation configuration decides."""
+    options: dict = {}
+    if temperature == 0:
+        options |= {"do_sample": False, "temperature": None, "top_p": None}
+    elif temperature is not None:
+        options |= {"do_sample": True, "temperature": temperature}
+    if top_p is not None:
+        options |= {"do_sample": True, "top_p": top_p}
+    return options
+
+
 def check_model(name: str):
     """
     Raises:

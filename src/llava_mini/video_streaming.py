@@ -242,21 +242,36 @@ def prepare_streamed_inputs(
             f"`skip_still` is {skip_still!r}, but the conversation has no video: it leaves out frames, never images."
         )
     images = [_source(part, "image") for part in parts if part["type"] in ("image", "image_url")]
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    pieces = text.split(processor.video_token)
-    text = pieces[0]
-    for stream, piece in zip(streams, pieces[1:], strict=True):
-        text += processor.video_token * (stream.num_frames * processor.num_image_tokens) + piece
-    text = text.replace(processor.image_token, processor.image_token * processor.num_image_tokens)
-    # The template writes the first token itself.
-    inputs = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    inputs = write_prompt(processor, conversation, [stream.num_frames for stream in streams])
     if images:
         images = processor.image_processor.fetch_images(images)
         inputs["pixel_values"] = processor.image_processor(images, return_tensors="pt")["pixel_values"]
     if streams:
         inputs["pixel_values_videos"] = streams
-    return BatchFeature(inputs)
+    return inputs
+
+
+def write_prompt(processor: ProcessorMixin, conversation: list[dict], num_frames: list[int]) -> BatchFeature:
+    """
+    The text side of a conversation, without reading its images and videos: all that a follow-up question needs.
+
+    Args:
+        processor (`LlavaMiniProcessor`).
+        conversation: messages as for `apply_chat_template`.
+        num_frames (`list[int]`): of each video.
+
+    Returns:
+        `input_ids` and `attention_mask` `(1, S)`.
+    """
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    pieces = text.split(processor.video_token)
+    text = pieces[0]
+    for count, piece in zip(num_frames, pieces[1:], strict=True):
+        text += processor.video_token * (count * processor.num_image_tokens) + piece
+    text = text.replace(processor.image_token, processor.image_token * processor.num_image_tokens)
+    # The template writes the first token itself.
+    inputs = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+    return BatchFeature({"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]})
 
 
 def _source(part: dict, kind: str):
@@ -268,4 +283,4 @@ def _source(part: dict, kind: str):
     raise ValueError(f"A part of type {part['type']!r} has no source: give it a 'path', 'url' or {kind!r}.")
 
 
-__all__ = ["VideoStream", "prepare_streamed_inputs"]
+__all__ = ["VideoStream", "prepare_streamed_inputs", "write_prompt"]
