@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """
 Asks the small model in examples/tiny/checkpoint about a drawn picture, a handwritten digit and a short video, and saves
-a picture of what its one vision token looked at.
+a picture of what its one vision token looked at and of what the question's words read.
 
     python examples/quickstart.py [--checkpoint DIR_OR_HUB_ID] [--image FILE --question TEXT]
 """
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import llava_mini  # noqa: F401 registers the Auto classes
+from llava_mini.visualization import picture_attention
 
 
 # A seven from the part of scikit-learn's handwritten digits that the model was not trained on.
@@ -92,25 +92,16 @@ def ask(model, processor, content: dict, question: str):
     placeholders = (processor.image_token_id, processor.video_token_id)
     vision = sum(int((inputs["input_ids"] == token).sum()) for token in placeholders)
     print(f"{question:<45} {answer:<12} {length} tokens, {vision} of them vision; {seconds:.2f} s")
-    return inputs
 
 
-def save_compression(model, processor, inputs, path: Path):
-    """Where the vision tokens of the picture in `inputs` looked."""
+def save_attention(model, processor, picture: Image.Image | str, question: str, path: Path):
+    """What the vision tokens looked at and what the question's words read, on the picture."""
     try:
-        from llava_mini.visualization import plot_compression
-
-        part = processor.image_processor
-        with torch.no_grad():
-            features = model.get_image_features(inputs["pixel_values"], output_compressor_attentions=True)
-        figure = plot_compression(
-            inputs["pixel_values"][0], features.compressor_attentions[0], part.image_mean, part.image_std
-        )
+        picture_attention(model, processor, picture, question).save(path)
     except ImportError as error:
         print(error)
         return
-    figure.savefig(path)
-    print(f"What the vision tokens looked at: {path}")
+    print(f"What the vision tokens looked at and the words read: {path}")
 
 
 def main():
@@ -118,24 +109,24 @@ def main():
     parser.add_argument("--checkpoint", default=str(Path(__file__).parent / "tiny" / "checkpoint"))
     parser.add_argument("--image", help="ask about this picture instead")
     parser.add_argument("--question", default="Describe the picture.")
-    parser.add_argument("--compression", type=Path, default=Path("compression.png"), help="where to save the picture")
+    parser.add_argument("--attention", type=Path, default=Path("attention.png"), help="where to save the picture")
     arguments = parser.parse_args()
     model = AutoModelForImageTextToText.from_pretrained(arguments.checkpoint)
     processor = AutoProcessor.from_pretrained(arguments.checkpoint)
     if arguments.image:
-        inputs = ask(model, processor, {"type": "image", "path": arguments.image}, arguments.question)
-        save_compression(model, processor, inputs, arguments.compression)
+        ask(model, processor, {"type": "image", "path": arguments.image}, arguments.question)
+        save_attention(model, processor, arguments.image, arguments.question, arguments.attention)
         return
     shapes = {"type": "image", "image": draw_shapes()}
     for question in QUESTIONS:
-        inputs = ask(model, processor, shapes, question)
+        ask(model, processor, shapes, question)
     ask(model, processor, {"type": "image", "image": draw_digit()}, "Which digit is this?")
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         write_clip(clip)
         for question in VIDEO_QUESTIONS:
             ask(model, processor, {"type": "video", "path": str(clip)}, question)
-    save_compression(model, processor, inputs, arguments.compression)
+    save_attention(model, processor, shapes["image"], QUESTIONS[0], arguments.attention)
     through_pipeline = pipeline("image-text-to-text", model=model, processor=processor)
     content = [shapes, {"type": "text", "text": "Which shape is red?"}]
     output = through_pipeline(text=[{"role": "user", "content": content}], return_full_text=False)

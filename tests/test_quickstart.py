@@ -29,4 +29,4 @@ def test_answers_are_right(tmp_path):
     }
     assert "Which shape is red? Through pipeline(): circle" in output
     assert "14 tokens, 1 of them vision" in output and "4 of them vision" in output
-    assert (tmp_path / "compression.png").stat().st_size > 1000
+    assert (tmp_path / "attention.png").stat().st_size > 1000

@@ -327,3 +327,42 @@ def test_streamed_videos_equal_tensors(model):
         torch.testing.assert_close(model(**text, **pixels).logits, model(**inputs).logits, **TOLERANCE)
     made = model.generate(**text, **pixels, **GREEDY)
     assert torch.equal(made[:, text["input_ids"].shape[1] :], new_tokens(model, rows))
+
+
+def test_a_context_says_what_it_is_in_one_line(model, tmp_path):
+    rows = make_rows(model.config, ["one image", "two images", "image and video"])
+    inputs = collate(rows)
+    context = model.encode_visuals(**inputs)
+    expected = f"LlavaMiniVisionContext(3 rows, 4 images, 1 video of 2 frames, keeps key_values, {kib(context)}, "
+    assert repr(context) == expected + "float32 on cpu)"
+    context.save(tmp_path / "context")
+    assert repr(LlavaMiniVisionContext.load(tmp_path / "context")) == repr(context)
+    assert repr(context[2]).startswith("LlavaMiniVisionContext(1 row, 1 image, 1 video of 2 frames, keeps key_values, ")
+    kept = model.encode_visuals(**inputs, keep="features").to(torch.device("meta"))
+    assert "keeps features" in repr(kept) and "float32 on meta" in repr(kept)
+    budget = model.encode_visuals(inputs["pixel_values"], prefusion_patches=0.5)
+    assert repr(budget).startswith("LlavaMiniVisionContext(4 images,") and "share=0.5" in repr(budget)
+    for chunk in context.visuals.values():
+        assert repr(chunk).startswith("LlavaMiniVisualChunk(tokens=(") and len(repr(chunk)) < 500
+    text_only = model.encode_visuals(**collate(make_rows(model.config, ["text only"])))
+    assert repr(text_only) == "LlavaMiniVisionContext(1 row, keeps nothing, 0.0 KiB)"
+
+
+def kib(context) -> str:
+    return f"{context.nbytes / 1024:.1f} KiB"
+
+
+def test_a_context_with_text_says_so():
+    model = tiny_model()
+    inputs = collate(make_rows(model.config, ["one image"]))
+    context = model.encode_visuals(**inputs, keep_text=True)
+    without = context.nbytes
+    model.generate(input_ids=inputs["input_ids"], vision_context=context, **GREEDY)
+    assert f"text of {context.turn.input_ids.shape[1]} tokens" in repr(context)
+    assert repr(context.turn).startswith(f"LlavaMiniTurn({context.turn.input_ids.shape[1]} tokens, ")
+    assert context.nbytes == without + context.turn.nbytes > without
+    context.turn.cache = DynamicCache()  # nothing in it
+    assert "text of" in repr(context)
+    context.turn.cache = None
+    context.visuals["image"].tokens = None
+    assert repr(context).startswith("LlavaMiniVisionContext(1 row, 1 image")

@@ -46,6 +46,7 @@ class LlavaMiniPreFusionLayer(GradientCheckpointingLayer):
         *,
         attention_mask: torch.Tensor | None,
         num_outputs: int,
+        attention_function: Callable | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
@@ -53,6 +54,7 @@ class LlavaMiniPreFusionLayer(GradientCheckpointingLayer):
             past_keys, past_values (`torch.Tensor` of shape `(U, key_value_heads, past, head_dim)`, *optional*).
             attention_mask: as `create_causal_mask` makes it for `num_outputs` queries over `past + length` keys.
             num_outputs (`int`): how many of the last positions are computed further.
+            attention_function (`Callable`, *optional*): instead of the configuration's, called as that is.
 
         Returns:
             Hidden states `(U, num_outputs, D)`, keys and values `(U, key_value_heads, past + length, head_dim)`.
@@ -68,11 +70,12 @@ class LlavaMiniPreFusionLayer(GradientCheckpointingLayer):
         if past_keys is not None:
             keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
 
-        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            attention.config._attn_implementation, eager_attention_forward
-        )
+        if attention_function is None:
+            attention_function = ALL_ATTENTION_FUNCTIONS.get_interface(
+                attention.config._attn_implementation, eager_attention_forward
+            )
         dropout = attention.attention_dropout if self.training else 0.0
-        attended, _ = interface(
+        attended, _ = attention_function(
             attention, queries, keys, values, attention_mask, dropout=dropout, scaling=attention.scaling
         )
         hidden_states = hidden_states[:, -num_outputs:] + attention.o_proj(attended.flatten(2))
@@ -103,6 +106,7 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
         key_values: KeyValues = (),
         num_outputs: int | None = None,
         position_ids: torch.Tensor | None = None,
+        attention_function: Callable | None = None,
     ) -> tuple[torch.Tensor, KeyValues]:
         """
         Args:
@@ -112,6 +116,8 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
             num_outputs (`int`, *optional*): return only this many last positions; the last layer skips the others.
             position_ids (`torch.Tensor` of shape `(U, length)` or `(1, length)`, *optional*): ascending; where
                 patches are left out, the others keep theirs. By default they follow the earlier call's.
+            attention_function (`Callable`, *optional*): every layer's attention instead of the configuration's; one
+                that also keeps its weights, say.
 
         Returns:
             Hidden states `(U, num_outputs, D)` and, a layer, keys and values over `past + length` positions.
@@ -129,7 +135,14 @@ class LlavaMiniPreFusion(LlavaMiniPreTrainedModel):
             mask = self.create_mask(hidden_states, num_queries, past + length)
             past_keys, past_values = key_values[i] if key_values else (None, None)
             hidden_states, keys, values = layer(
-                hidden_states, cos, sin, past_keys, past_values, attention_mask=mask, num_outputs=num_queries
+                hidden_states,
+                cos,
+                sin,
+                past_keys,
+                past_values,
+                attention_mask=mask,
+                num_outputs=num_queries,
+                attention_function=attention_function,
             )
             new_key_values.append((keys, values))
         return hidden_states[:, -num_outputs:], tuple(new_key_values)

@@ -282,7 +282,7 @@ class LlavaMiniProcessor(ProcessorMixin):
             raise ValueError(f"A message has to be a dictionary with 'role' and 'content', but one is {message!r:.80}.")
         content = message.get("content")
         if isinstance(content, str):
-            return message | {"content": self._break_placeholders(content)}
+            return message | {"content": self.break_placeholders(content)}
         if not isinstance(content, (list, tuple)):
             return message
         return message | {"content": [self._plain_part(_as_plain_data(part)) for part in content]}
@@ -297,9 +297,10 @@ class LlavaMiniProcessor(ProcessorMixin):
             return part
         if not isinstance(part.get("text"), str):
             raise ValueError(f"A part of type 'text' has to have a string as 'text', but one is {part!r:.80}.")
-        return part | {"text": self._break_placeholders(part["text"])}
+        return part | {"text": self.break_placeholders(part["text"])}
 
-    def _break_placeholders(self, text: str) -> str:
+    def break_placeholders(self, text: str) -> str:
+        """Text that somebody typed as `apply_chat_template` passes it on: its `<image>` is text and no image."""
         for token in (self.image_token, self.video_token):
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text

@@ -24,7 +24,7 @@ METADATA, CHECKSUM = "llava_mini_vision_context", "checksum"
 FINGERPRINT_SAMPLES = 16
 
 
-@dataclass
+@dataclass(repr=False)
 class LlavaMiniTurn:
     r"""
     The text part of a context: the prompt that has been run.
@@ -40,6 +40,18 @@ class LlavaMiniTurn:
     is_fused: torch.Tensor
     visuals: dict[str, LlavaMiniVisualChunk]
     cache: DynamicCache | None = None
+
+    def __repr__(self) -> str:
+        """In one line, without the numbers in it."""
+        return f"{type(self).__name__}({self.input_ids.shape[-1]} tokens, {_show_bytes(self.nbytes)})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept, the language model's cache included."""
+        kept = [t for chunk in self.visuals.values() for t in chunk.tensors().values()]
+        layers = () if self.cache is None else self.cache.layers
+        kept += [t for layer in layers for t in (layer.keys, layer.values) if t is not None]
+        return sum(t.nbytes for t in kept)
 
     def count_shared(self, input_ids: torch.Tensor, mask: torch.Tensor, placeholders: dict[str, torch.Tensor]) -> int:
         """
@@ -63,7 +75,7 @@ class LlavaMiniTurn:
         return LlavaMiniTurn(self.input_ids[:, :length], self.is_fused[:length], visuals, self.cache)
 
 
-@dataclass
+@dataclass(repr=False)
 class LlavaMiniVisionContext:
     r"""
     Encoded images and videos, made by `encode_visuals` and reused by `generate(..., vision_context=...)`: later
@@ -88,6 +100,25 @@ class LlavaMiniVisionContext:
     made_by: str | None = None
     turn: LlavaMiniTurn | None = None
     budget: PatchBudget | None = None
+
+    def __repr__(self) -> str:
+        """In one line: whose images and videos, what is kept of them and where; none of the numbers in it."""
+        parts = [] if self.num_rows is None else [_count(self.num_rows, "row")]
+        for name, sizes in self.sizes.items():
+            parts.append(_count(len(sizes), name) + (f" of {sum(sizes)} frames" if name == "video" else ""))
+        kept = {
+            "features": any(chunk.features is not None for chunk in self.visuals.values()),
+            "key_values": any(chunk.key_values for chunk in self.visuals.values()),
+        }
+        kept = [name for name, is_kept in kept.items() if is_kept]
+        nothing = "tokens alone" if self.visuals else "nothing"
+        parts += [f"keeps {' and '.join(kept) or nothing}", _show_bytes(self.nbytes)]
+        # Tokens first, which every chunk has unless it was emptied by hand.
+        firsts = [tensor for chunk in self.visuals.values() for tensor in list(chunk.tensors().values())[:1]]
+        parts += sorted({f"{str(t.dtype).removeprefix('torch.')} on {t.device}" for t in firsts})
+        parts += [] if self.budget is None else [str(self.budget)]
+        parts += [] if self.turn is None else [f"text of {self.turn.input_ids.shape[-1]} tokens"]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def check_budget(self, budget: PatchBudget | None):
         """
@@ -127,10 +158,7 @@ class LlavaMiniVisionContext:
     def nbytes(self) -> int:
         """Bytes of what is kept, the language model's cache included."""
         total = sum(t.nbytes for chunk in self.visuals.values() for t in chunk.tensors().values())
-        if self.turn is not None:
-            total += sum(t.nbytes for chunk in self.turn.visuals.values() for t in chunk.tensors().values())
-            total += sum(layer.keys.nbytes + layer.values.nbytes for layer in self.turn.cache.layers)
-        return total
+        return total if self.turn is None else total + self.turn.nbytes
 
     def to(self, device: torch.device | str) -> "LlavaMiniVisionContext":
         """A copy on `device`, without the text of earlier turns (it is run again with the next question)."""
@@ -204,6 +232,14 @@ class LlavaMiniVisionContext:
             visuals[name] = LlavaMiniVisualChunk.from_tensors(own)
         budget = facts.pop("budget", None)  # older files have none
         return cls(visuals, **facts, budget=None if budget is None else PatchBudget(**budget))
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def _show_bytes(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
 
 
 def checksum(tensors: dict[str, torch.Tensor], facts: str) -> int:

@@ -57,7 +57,7 @@ def units_per_chunk(config: LlavaMiniConfig, reference: torch.Tensor, memory_bud
     return max(1, int(num_bytes // ((max(tower, prefusion) + kept) * reference.element_size())))
 
 
-@dataclass
+@dataclass(repr=False)
 class LlavaMiniVisualChunk:
     r"""
     Some encoded visual units.
@@ -77,6 +77,11 @@ class LlavaMiniVisualChunk:
     features: torch.Tensor | None = None
     attentions: torch.Tensor | None = None
     dropped: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        """In one line, whatever it holds, and without the numbers in it."""
+        shapes = (f"{name}={tuple(tensor.shape)}" for name, tensor in self.tensors().items())
+        return f"{type(self).__name__}({', '.join(shapes)})"
 
     @classmethod
     def join(cls, chunks: list["LlavaMiniVisualChunk"]) -> "LlavaMiniVisualChunk":
