@@ -28,7 +28,7 @@ import json, resource
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({
     "cpu_seconds": used.ru_utime + used.ru_stime,
-    "peak_gib": used.ru_maxrss / 2**20,
+    "peak_gib": used.ru_maxrss / 2**20,  # Linux counts in KiB
 }))
 """
 
