@@ -4,7 +4,9 @@ import copy
 import json
 
 import pytest
+import torch
 from authors_layout import copy_golden
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from tiny import tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -168,3 +170,12 @@ def test_the_authors_checkpoint_with_other_shapes(tmp_path):
     (folder / "config.json").write_text(json.dumps(values | {"intermediate_size": 64}))
     with pytest.raises(ValueError, match="mismatched keys such as .*mlp"):
         AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def test_a_configuration_made_on_the_meta_device():
+    """As who builds a model without numbers writes it; what can't be meant is refused there too."""
+    with torch.device("meta"):
+        model = LlavaMiniForConditionalGeneration(tiny_config())
+        with pytest.raises((ValueError, StrictDataclassError), match="no finite frequencies|no rotary embedding"):
+            tiny_config(text={"rope_parameters": {"rope_type": "default", "rope_theta": float("nan")}})
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

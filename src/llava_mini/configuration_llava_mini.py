@@ -333,7 +333,8 @@ def _check_rotation(text: PreTrainedConfig) -> None:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     try:
-        frequencies = LlamaRotaryEmbedding(text).inv_freq
+        with torch.device("cpu"):  # whoever builds a model without numbers, on the meta device, is told as well
+            frequencies = LlamaRotaryEmbedding(text).inv_freq
     except Exception as error:  # whatever arithmetic makes of values of any type
         raise ValueError(
             f"`text_config.rope_parameters` are {text.rope_parameters}, from which no rotary embedding can be made "
