@@ -40,8 +40,7 @@ CHANCE = {
     "caption of three": 0.0,
     "absent shape": 0.0,
 }
-# Asked apart when measuring, and by no phase of the training under that name: what the card must not claim by leaving it
-# out.
+# Asked when measuring alone: what the card must not claim by leaving it out.
 MEASURED_ONLY = ("unseen pair", "caption of three", "absent shape")
 MIN_SEPARATION = 10  # pixels between two shapes before one is called left of the other
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
