@@ -1,7 +1,9 @@
 """
-Trains the small model: phases of `recipe.json` one after another, each from the last one's weights.
+Trains the small model: phases of `recipe.json` one after another, each from the last one's weights; with `--grow` the
+phases of things, from the end of the others.
 
     python examples/tiny/train_tiny.py --tower runs/tower --output runs/tiny
+    python examples/tiny/train_tiny.py --grow runs/tiny/"sizes and counts" --tower runs/tower_of_things --output runs/tiny
 """
 
 import argparse
@@ -12,8 +14,11 @@ from pathlib import Path
 
 import torch
 from build import build_model, build_processor
+from grow import grow
 from muon import MuonWithAdamW, split_parameters
 from packing import IGNORED, Mix, PackedBatches
+from picture_scenes import Library
+from pictures import DEFAULT_CACHE, TRAINING_STYLES
 from torch import nn
 from transformers import TrainerCallback
 
@@ -74,13 +79,14 @@ class TinyTrainer(LlavaMiniTrainer):
 
     def encode(self, model: nn.Module, inputs: dict, num_rows: int) -> dict[str, LlavaMiniVisionOutput]:
         """Takes the pixels out of `inputs`, encodes each picture or clip once and repeats it for its questions."""
+        budget = {"prefusion_patches": inputs.pop("prefusion_patches", None)}
         if "pixel_values" in inputs:
             pixels = inputs.pop("pixel_values")
-            output, sizes = model.get_image_features(pixels, return_dict=True), [1] * len(pixels)
+            output, sizes = model.get_image_features(pixels, return_dict=True, **budget), [1] * len(pixels)
             return {"image": repeat_units(output, sizes, num_rows // len(sizes))}
         sizes = inputs["video_num_frames"].tolist()
         output = model.get_video_features(
-            inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames"), return_dict=True
+            inputs.pop("pixel_values_videos"), inputs.pop("video_num_frames"), return_dict=True, **budget
         )
         return {"video": repeat_units(output, sizes, num_rows // len(sizes))}
 
@@ -115,7 +121,12 @@ class StopAfter(TrainerCallback):
 
 
 def run_phase(
-    model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, phase: dict, output: Path, seed: int
+    model: LlavaMiniForConditionalGeneration,
+    processor: LlavaMiniProcessor,
+    phase: dict,
+    output: Path,
+    seed: int,
+    library: Library | None = None,
 ):
     """Trains through one phase of the recipe and saves the result in `output`."""
     # Stage 2, but the embedding table trains too: there is no language model to start from.
@@ -135,11 +146,12 @@ def run_phase(
         dataloader_num_workers=0,
         disable_tqdm=True,
         seed=seed,
+        prefusion_shares=phase.get("prefusion_shares"),
     )
     trainer = TinyTrainer(
         model=model,
         args=arguments,
-        train_dataset=PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}"),
+        train_dataset=PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}", library),
         data_collator=lambda batches: batches[0],
         callbacks=[PrintLogs(), StopAfter(phase.get("stop_after"))],
         learning_rates=(phase["lr"], phase["muon_lr"]),
@@ -149,9 +161,27 @@ def run_phase(
     processor.save_pretrained(output)
 
 
+def split_recipe(phases: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The phases of drawn pictures, and those from the one with `"grow": true` on, of things as well."""
+    first = next((i for i, phase in enumerate(phases) if phase.get("grow")), len(phases))
+    return phases[:first], phases[first:]
+
+
+def run_phases(model, processor, phases: list[dict], output: Path, seed: int, library: Library | None = None):
+    """One phase after another; what is finished is not done again."""
+    for phase in phases:
+        folder = output / phase["name"]
+        if (folder / "config.json").exists():
+            model = LlavaMiniForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        else:
+            run_phase(model, processor, phase, folder, seed, library)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", type=Path, required=True, help="what pretrain_tower.py saved")
+    parser.add_argument("--tower", type=Path, required=True, help="what pretrain_tower.py or teach_tower.py saved")
+    parser.add_argument("--grow", type=Path, help="go on from this checkpoint, grown, with the phases of things")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="of pictures.py")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent / "recipe.json")
     parser.add_argument("--seed", type=int, default=0)
@@ -159,14 +189,15 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
 
-    processor = build_processor()
-    model = build_model(processor, arguments.tower)
-    for phase in json.loads(arguments.recipe.read_text()):
-        output = arguments.output / phase["name"]
-        if (output / "config.json").exists():
-            model = LlavaMiniForConditionalGeneration.from_pretrained(output, dtype=torch.float32)
-            continue
-        run_phase(model, processor, phase, output, arguments.seed)
+    of_shapes, of_things = split_recipe(json.loads(arguments.recipe.read_text()))
+    if arguments.grow:
+        model, processor = grow(arguments.grow, arguments.tower)
+        library = Library.load(arguments.cache, TRAINING_STYLES)
+        run_phases(model, processor, of_things, arguments.output, arguments.seed, library)
+    else:
+        processor = build_processor()
+        model = build_model(processor, arguments.tower)
+        run_phases(model, processor, of_shapes, arguments.output, arguments.seed)
 
 
 if __name__ == "__main__":
