@@ -52,9 +52,7 @@ def build_tokenizer(texts: list[str] | None = None, size: int = MAX_VOCABULARY) 
     )
 
 
-def build_processor(
-    compressor_size: int = 1, tokenizer: PreTrainedTokenizerFast | None = None
-) -> LlavaMiniProcessor:
+def build_processor(compressor_size: int = 1, tokenizer: PreTrainedTokenizerFast | None = None) -> LlavaMiniProcessor:
     """The processor for pictures of 84x84 pixels."""
     size = {"size": {"shortest_edge": scenes.IMAGE_SIZE}}
     size["crop_size"] = {"height": scenes.IMAGE_SIZE, "width": scenes.IMAGE_SIZE}

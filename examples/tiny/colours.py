@@ -21,7 +21,9 @@ def _name_pixel(red: float, green: float, blue: float) -> str:
         return "white" if value > 0.85 else "gray"
     hue *= 360
     name = next((word for bound, word in HUES if hue < bound), "red")
-    if (name == "orange" and (value < 0.75 or saturation < 0.55)) or (name == "red" and value < 0.6 and saturation < 0.7):
+    if (name == "orange" and (value < 0.75 or saturation < 0.55)) or (
+        name == "red" and value < 0.6 and saturation < 0.7
+    ):
         return "brown"
     return name
 
@@ -41,6 +43,8 @@ def name_colour(cutout: np.ndarray) -> str | None:
     pixels = cutout[cutout[..., 3] > OPAQUE][:, :3].astype(np.int64) * STEPS // 256
     if not len(pixels):
         return None
-    counts = np.bincount(_TABLE[(pixels[:, 0] * STEPS + pixels[:, 1]) * STEPS + pixels[:, 2]], minlength=len(COLOUR_WORDS))
+    counts = np.bincount(
+        _TABLE[(pixels[:, 0] * STEPS + pixels[:, 1]) * STEPS + pixels[:, 2]], minlength=len(COLOUR_WORDS)
+    )
     best = counts.argmax()
     return COLOUR_WORDS[best] if counts[best] >= PREVAILING * len(pixels) else None

@@ -11,13 +11,13 @@ import picture_scenes
 import questions
 import scenes
 import torch
-from PIL import Image
 from picture_scenes import Library, PictureClip, PictureScene
+from PIL import Image
 from pretrain_tower import to_pixels
 from questions import Question
+from wordings import vary
 
 from llava_mini import LlavaMiniProcessor
-from wordings import vary
 
 
 IGNORED = -100
@@ -155,7 +155,9 @@ class PackedBatches(torch.utils.data.IterableDataset):
 
     def image_batch(self, rng: random.Random, is_caption: bool) -> dict:
         """Pictures with `mix.questions` questions, or a caption, each."""
-        sampled = [sample_scene(self.mix, rng, self.library) for _ in range(self.mix.pictures * (2 if is_caption else 1))]
+        sampled = [
+            sample_scene(self.mix, rng, self.library) for _ in range(self.mix.pictures * (2 if is_caption else 1))
+        ]
         if is_caption:  # garments have none
             sampled = [scene for scene in sampled if getattr(scene, "garment", None) is None]
         rows = []

@@ -115,18 +115,23 @@ def vocabulary(names: dict[str, dict]) -> list[str]:
     texts = []
     for name in names:
         be, does = ("are", "do") if name in MANY else ("is", "does")
-        texts += [name] * 12 + [f"What {be} the {name}?", with_article(name), say_absent(name), f"{does} {name} {name}."]
+        texts += [name] * 12 + [
+            f"What {be} the {name}?",
+            with_article(name),
+            say_absent(name),
+            f"{does} {name} {name}.",
+        ]
     texts += [" ".join([*PLURALS, *PLURALS.values(), *COLOUR_WORDS, *GARMENTS])] * 30
     rng = random.Random(0)
     fixed = (
-        "What garment is this? Which piece of clothing is it? Name the garment. What kind of thing is this? What sort of "
-        "thing do you see? Which kind is it? Do you see a? Can you see a in the picture? Is there a? Are there? Tell me "
-        "the colour of the. Tell me the color of the. How many are there? How many do you see? Count the. Which is on "
-        "the left? on the right? What is on the left? What is not an? Which thing is not a? Name what is not. What "
-        "comes first? What is shown last? In which direction does the thing move? Where does go? get larger or smaller, "
-        "grow or shrink? there is no there are no yes no left right Where is the, left or right? Is the on the left or "
-        "on the right? Describe the picture. What does the picture show? What is in the video? What do you see? "
-        "which colour does have color what tell name count describe is are do does can how in where"
+        "What garment is this? Which piece of clothing is it? Name the garment. What kind of thing is this? What sort "
+        "of thing do you see? Which kind is it? Do you see a? Can you see a in the picture? Is there a? Are there? "
+        "Tell me the colour of the. Tell me the color of the. How many are there? How many do you see? Count the. "
+        "Which is on the left? on the right? What is on the left? What is not an? Which thing is not a? Name what is "
+        "not. What comes first? What is shown last? In which direction does the thing move? Where does go? get larger "
+        "or smaller, grow or shrink? there is no there are no yes no left right Where is the, left or right? Is the "
+        "on the left or on the right? Describe the picture. What does the picture show? What is in the video? What do "
+        "you see? which colour does have color what tell name count describe is are do does can how in where"
     )
     return texts + [fixed, fixed.lower().replace("colour", "color")] * 30 + [str(rng.randint(0, 9)) for _ in range(9)]
 

@@ -47,7 +47,7 @@ SOURCES = {
     "openmoji": Source("OpenMoji", "@iconify-json/openmoji", "1.2.29", "CC-BY-SA-4.0", in_training=False),
 }
 TRAINING_STYLES = tuple(style for style, source in SOURCES.items() if source.in_training)
-# The artists that no training sees: the first is the card's, the second draws black outlines, as no training style does.
+# The artists that no training sees: the first is the card's, the second draws black outlines.
 UNSEEN_STYLES = tuple(style for style, source in SOURCES.items() if not source.in_training)
 GARMENTS_PACKAGE = "dataset-fashion-mnist"  # Debian, MIT
 GARMENTS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -130,7 +130,7 @@ def _read_idx(file: Path) -> np.ndarray:
 
 @cache
 def load_garments(split: str, cache_folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs `(n, 28, 28)` and classes `(n,)` of Fashion-MNIST's own split, "train" (60,000) or "test" (10,000)."""
+    """Photographs `(n, 28, 28)` and classes `(n,)` of Fashion-MNIST's split, "train" (60,000) or "test" (10,000)."""
     folder = cache_folder / GARMENTS_PACKAGE
     if not folder.exists():
         cache_folder.mkdir(parents=True, exist_ok=True)

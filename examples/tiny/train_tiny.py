@@ -3,7 +3,7 @@ Trains the small model: phases of `recipe.json` one after another, each from the
 phases of things, from the end of the others.
 
     python examples/tiny/train_tiny.py --tower runs/tower --output runs/tiny
-    python examples/tiny/train_tiny.py --grow runs/tiny/"sizes and counts" --tower runs/tower_of_things --output runs/tiny
+    python examples/tiny/train_tiny.py --grow runs/tiny/"sizes and counts" --tower runs/of_things --output runs/tiny
 """
 
 import argparse
