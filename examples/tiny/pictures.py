@@ -80,7 +80,7 @@ def to_cutout(picture: Image.Image) -> np.ndarray:
     return np.asarray(square.convert("RGBa").resize((SIDE, SIDE), Image.Resampling.LANCZOS).convert("RGBA"))
 
 
-def _draw_svg(icons: dict, slug: str) -> Image.Image:
+def _render(icons: dict, slug: str) -> Image.Image:
     import resvg_py  # only to draw them anew
 
     icon = icons["icons"][slug]
@@ -91,6 +91,11 @@ def _draw_svg(icons: dict, slug: str) -> Image.Image:
         f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
     )
     return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * SIDE, height=2 * SIDE))))
+
+
+def draw_svg(style: str, slug: str, cache_folder: Path) -> Image.Image:
+    """One picture of an artist whose set is SVG, in RGBA, of 192x192 pixels."""
+    return _render(json.loads((fetch_package(style, cache_folder) / "icons.json").read_text()), slug).convert("RGBA")
 
 
 def draw_style(style: str, slugs: list[str], cache_folder: Path) -> dict[str, np.ndarray]:
@@ -105,7 +110,7 @@ def draw_style(style: str, slugs: list[str], cache_folder: Path) -> dict[str, np
     icons = json.loads((package / "icons.json").read_text())
     # fxemoji writes its slugs without hyphens.
     names = {slug: slug.replace("-", "") if style == "fxemoji" else slug for slug in slugs}
-    return {slug: to_cutout(_draw_svg(icons, name)) for slug, name in names.items() if name in icons["icons"]}
+    return {slug: to_cutout(_render(icons, name)) for slug, name in names.items() if name in icons["icons"]}
 
 
 @cache

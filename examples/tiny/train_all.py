@@ -57,10 +57,12 @@ def main():
     run("export.py", "--model", phases / (of_things or of_shapes)[-1]["name"], "--output", checkpoint)
     results = arguments.output / "results.json"
     run("evaluate.py", "--model", checkpoint, "--per_type", arguments.per_type, "--json", results)
+    card = []
     if of_things:
-        measured = ["--per_type", arguments.per_type, "--json", arguments.output / "results_things.json"]
+        card = ["--things", arguments.output / "results_things.json"]
+        measured = ["--per_type", arguments.per_type, "--json", card[1]]
         run("evaluate_things.py", "--model", checkpoint, *cache, *measured)
-    run("export.py", "--output", checkpoint, "--card", results)
+    run("export.py", "--output", checkpoint, "--card", results, *card)
 
 
 if __name__ == "__main__":
