@@ -24,7 +24,6 @@ PICTURES = {
     ),
     "car.png": ([("twemoji", "automobile", 24, 24, 176)], "white"),
 }
-MOVING = "car_cutout.png"  # on nothing, for the quickstart's video
 
 
 def draw_examples(folder: Path, cache_folder: Path):
@@ -36,7 +35,6 @@ def draw_examples(folder: Path, cache_folder: Path):
             cutout = draw_svg(style, slug, cache_folder).resize((side, side), Image.Resampling.LANCZOS)
             picture.paste(cutout, (left, top), cutout)
         picture.quantize(128).save(folder / name, optimize=True)
-    draw_svg("twemoji", "automobile", cache_folder).resize((64, 64)).save(folder / MOVING, optimize=True)
     photographs, classes = load_garments("test", cache_folder)
     garment = Image.fromarray(np.array(photographs[GARMENT])).resize((84, 84), Image.Resampling.BICUBIC)
     garment.save(folder / f"{GARMENTS[classes[GARMENT]]}.png", optimize=True)
