@@ -4,6 +4,7 @@ import argparse
 import gzip
 import json
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from grow import build_larger_tokenizer, grow_tower, grow_vocabulary, set_tower
 from packing import Mix, PackedBatches
 from picture_scenes import Library, Look, PictureScene, Thing, draw_picture
 from pictures import GARMENTS, GARMENTS_PACKAGE, SIDE, SOURCES, TRAINING_STYLES, UNSEEN_STYLES
+from PIL import Image
 from pretrain_tower import PATCH_CENTRES
 from train_tiny import TinyTrainer, split_recipe
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -401,3 +403,29 @@ def test_counting_is_exact():
         "chance": 0.5,
     }
     assert questions.CHANCE.keys().isdisjoint(picture_questions.CHANCE)
+
+
+def test_the_examples_are_answered_as_their_table_says():
+    """Wrong answers as well: whoever trains a better model writes a better table."""
+    folder = TINY / "pictures"
+    rows = re.findall(
+        r"^\| `(\S+)` \| (.+?) \| (.+?) \| (?:wrong )?\|$", (folder / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 8 and {file for file, *_ in rows} == {file.name for file in folder.glob("*.png")}
+    asker = evaluate_things.Asker(TINY / "pictures_checkpoint")
+    for file, question, answer in rows:
+        assert asker.answer([Image.open(folder / file).convert("RGB")], [question]) == [answer]
+
+
+def test_the_checkpoint_of_pictures_is_small_and_whole():
+    folder = TINY / "pictures_checkpoint"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
+    model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert sum(p.numel() for p in model.parameters()) < 5e6 and model.dtype == torch.float32
+    card = (folder / "README.md").read_text()
+    for section in json.loads((TINY / "results_things.json").read_text())["results"].values():
+        for kind, result in section.items():
+            assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} |" in card
+    for kind, result in json.loads((TINY / "results_pictures.json").read_text())["results"].items():
+        assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
