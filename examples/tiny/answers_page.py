@@ -6,6 +6,7 @@ garments of Fashion-MNIST's test split, new scenes and drawn shapes.
 """
 
 import argparse
+import io
 import random
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def draw_page(chosen: list[tuple[Image.Image, Question]], answers: list[str], pa
         is_right = answer == question.answer
         verdict = answer if is_right else f"{answer}\n(right: {question.answer})"
         axis.set_title(f"{question.text}\n{verdict}", fontsize=9, color="black" if is_right else "firebrick")
-    figure.savefig(path, dpi=75)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=75)
+    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
 
 
 def main():

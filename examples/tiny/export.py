@@ -43,13 +43,29 @@ def describe_rest(rest: dict[str, dict]) -> str:
     return f"Below {CLAIM_BOUND:.2f}, measured in the same way; do not rely on these:\n\n{to_table(rest)}"
 
 
+def is_claimed(result: dict) -> bool:
+    """Whether a card may say that the model does this."""
+    return result["right"] / result["n"] >= CLAIM_BOUND
+
+
+def list_sections(sections: dict[str, dict[str, dict]], claimed: bool) -> str:
+    """The tables of what is claimed, or of what is not."""
+    tables = []
+    for section, rows in sections.items():
+        kept = {kind: result for kind, result in rows.items() if is_claimed(result) == claimed}
+        if kept:
+            tables.append(f"### {section.capitalize()}\n\n{to_table(kept)}")
+    return "\n\n".join(tables)
+
+
 def describe_things(checkpoint: Path, things: dict) -> dict[str, str | int]:
     """What the card of a model that knows things says of them, by its template's fields."""
-    tables = [f"### {section.capitalize()}\n\n{to_table(rows)}" for section, rows in things["results"].items()]
     return {
         "names": len(load_names()),
         "folder": f"examples/tiny/{checkpoint.name}",
-        "things": "\n\n".join(tables),
+        "things": list_sections(things["results"], claimed=True),
+        "failing_things": list_sections(things["results"], claimed=False),
+        "bound": CLAIM_BOUND,
         "things_per_type": things["per_type"],
         "things_seed": things["seed"],
     }
@@ -61,7 +77,7 @@ def write_card(checkpoint: Path, measured: dict, things: dict | None = None):
     config, results = model.config, measured["results"]
     claims, rest = ({}, {})
     for kind, result in results.items():
-        (claims if result["right"] / result["n"] >= CLAIM_BOUND else rest)[kind] = result
+        (claims if is_claimed(result) else rest)[kind] = result
     template = "card_template_things.md" if things else "card_template.md"
     card = (Path(__file__).parent / template).read_text().format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
