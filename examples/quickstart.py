@@ -1,7 +1,8 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """
-Asks the small model in examples/tiny/checkpoint about a drawn picture, a handwritten digit and a short video, and saves
-a picture of what its one vision token looked at and of what the question's words read.
+Asks the small model in examples/tiny/checkpoint about a drawn picture, a handwritten digit and a short video, the one
+in examples/tiny/pictures_checkpoint about pictures of things, and saves a picture of what the vision token looked at
+and of what the question's words read.
 
     python examples/quickstart.py [--checkpoint DIR_OR_HUB_ID] [--image FILE --question TEXT]
 """
@@ -18,6 +19,15 @@ from llava_mini.demo.examples import draw_digit, draw_shapes, write_clip
 from llava_mini.visualization import picture_attention
 
 
+PICTURES = Path(__file__).parent / "tiny" / "pictures"
+KNOWS_THINGS = Path(__file__).parent / "tiny" / "pictures_checkpoint"
+# By picture: what is asked about it.
+THINGS = {
+    "guitar.png": ("What is this?", "What kind of thing is this?"),
+    "car.png": ("What is in the picture?", "What color is the car?"),
+    "elephant.png": ("what do you see", "What colour is the elephant?"),
+    "boot.png": ("What garment is this?",),
+}
 QUESTIONS = (
     "What colour is the circle?",
     "Which shape is blue?",
@@ -28,6 +38,16 @@ QUESTIONS = (
     "What colour is the background?",
 )
 VIDEO_QUESTIONS = ("What shape is it?", "What colour is the shape?", "Which way does the shape move?")
+
+
+def ask_about_things():
+    """What a person would call pictures, asked of the model that knows more than shapes."""
+    model = AutoModelForImageTextToText.from_pretrained(KNOWS_THINGS)
+    processor = AutoProcessor.from_pretrained(KNOWS_THINGS)
+    for name, questions in THINGS.items():
+        print(f"{name}:")
+        for question in questions:
+            ask(model, processor, {"type": "image", "path": str(PICTURES / name)}, question)
 
 
 def ask(model, processor, content: dict, question: str):
@@ -46,7 +66,7 @@ def ask(model, processor, content: dict, question: str):
     answer = processor.decode(ids[0, length:], skip_special_tokens=True).strip()
     placeholders = (processor.image_token_id, processor.video_token_id)
     vision = sum(int((inputs["input_ids"] == token).sum()) for token in placeholders)
-    print(f"{question:<45} {answer:<12} {length} tokens, {vision} of them vision; {seconds:.2f} s")
+    print(f"{question:<45} {answer:<20} {length} tokens, {vision} of them vision; {seconds:.2f} s")
 
 
 def save_attention(model, processor, picture: Image.Image | str, question: str, path: Path):
@@ -81,6 +101,7 @@ def main():
         write_clip(clip)
         for question in VIDEO_QUESTIONS:
             ask(model, processor, {"type": "video", "path": str(clip)}, question)
+    ask_about_things()
     save_attention(model, processor, shapes["image"], QUESTIONS[0], arguments.attention)
     through_pipeline = pipeline("image-text-to-text", model=model, processor=processor)
     content = [shapes, {"type": "text", "text": "Which shape is red?"}]

@@ -175,7 +175,7 @@ def test_the_twins_shared_prompt_changes_no_number():
     twin = train_twin.build_twin(twin_processor, CHECKPOINT).eval()
     num_tokens = twin.config.image_seq_length
     assert num_tokens == 36 and twin.config.text_config.num_hidden_layers == 5
-    batches = PackedBatches(twin_processor, MIX, "x", num_tokens)
+    batches = PackedBatches(twin_processor, MIX, "x", num_image_tokens=num_tokens)
     batch = batches.image_batch(random.Random(1), is_caption=False)
     pictures = batch["pixel_values"][:, 0].repeat_interleave(MIX.questions, dim=0)
     with torch.no_grad():

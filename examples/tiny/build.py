@@ -22,21 +22,25 @@ SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<image>", "<video>"]
 MAX_VOCABULARY = 512
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the words of the questions: any text can be written, digits are single tokens."""
+def build_tokenizer(texts: list[str] | None = None, size: int = MAX_VOCABULARY) -> PreTrainedTokenizerFast:
+    """
+    Byte-level BPE over the words of the questions: any text can be written, digits are single tokens. By default of the
+    questions about drawn pictures.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=MAX_VOCABULARY,
+        vocab_size=size,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     # As in prompts: questions start a line, answers follow a space.
-    texts = [f"{role}:\n {text}\n{text}" for text in questions.vocabulary() for role in ("system", "user", "assistant")]
+    texts = questions.vocabulary() if texts is None else texts
+    texts = [f"{role}:\n {text}\n{text}" for text in texts for role in ("system", "user", "assistant")]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -48,13 +52,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor(compressor_size: int = 1) -> LlavaMiniProcessor:
+def build_processor(compressor_size: int = 1, tokenizer: PreTrainedTokenizerFast | None = None) -> LlavaMiniProcessor:
     """The processor for pictures of 84x84 pixels."""
     size = {"size": {"shortest_edge": scenes.IMAGE_SIZE}}
     size["crop_size"] = {"height": scenes.IMAGE_SIZE, "width": scenes.IMAGE_SIZE}
     return LlavaMiniProcessor(
         image_processor=LlavaMiniImageProcessor(**size),
-        tokenizer=build_tokenizer(),
+        tokenizer=tokenizer or build_tokenizer(),
         video_processor=LlavaMiniVideoProcessor(**size),
         chat_template=(Path(__file__).parent / "chat_template.jinja").read_text(),
         compressor_size=compressor_size,

@@ -61,6 +61,12 @@ def to_table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def describe_conditions() -> str:
+    """What the numbers were measured with."""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    return f"float32, {platform.machine()} CPU, 1 thread, {versions}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(Path(__file__).parent / "checkpoint"))
@@ -73,8 +79,7 @@ def main():
     started = time.time()
     results = evaluate(arguments.model, arguments.per_type, arguments.seed, arguments.types)
     print(to_table(results))
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    conditions = f"float32, {platform.machine()} CPU, 1 thread, {versions}"
+    conditions = describe_conditions()
     print(f"\n{conditions}; {time.time() - started:.0f} s in all")
     if arguments.json:
         measured = {

@@ -3,7 +3,8 @@ Saves a trained model as it is shipped: float16 weights that load as float32, an
 
     python examples/tiny/export.py --model runs/tiny/final --output examples/tiny/checkpoint
     python examples/tiny/evaluate.py --per_type 200 --json examples/tiny/results.json
-    python examples/tiny/export.py --card examples/tiny/results.json
+    python examples/tiny/evaluate_things.py --json examples/tiny/results_things.json
+    python examples/tiny/export.py --card examples/tiny/results.json --things examples/tiny/results_things.json
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 from evaluate import to_table
+from picture_names import load_names
 from scenes import RADII
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -42,14 +44,43 @@ def describe_rest(rest: dict[str, dict]) -> str:
     return f"Below {CLAIM_BOUND:.2f}, measured in the same way; do not rely on these:\n\n{to_table(rest)}"
 
 
-def write_card(checkpoint: Path, measured: dict):
-    """The model card, its numbers from the checkpoint and from what evaluate.py measured."""
+def is_claimed(result: dict) -> bool:
+    """Whether a card may say that the model does this."""
+    return result["right"] / result["n"] >= CLAIM_BOUND
+
+
+def list_sections(sections: dict[str, dict[str, dict]], claimed: bool) -> str:
+    """The tables of what is claimed, or of what is not."""
+    tables = []
+    for section, rows in sections.items():
+        kept = {kind: result for kind, result in rows.items() if is_claimed(result) == claimed}
+        if kept:
+            tables.append(f"### {section.capitalize()}\n\n{to_table(kept)}")
+    return "\n\n".join(tables)
+
+
+def describe_things(checkpoint: Path, things: dict) -> dict[str, str | int]:
+    """What the card of a model that knows things says of them, by its template's fields."""
+    return {
+        "names": len(load_names()),
+        "folder": f"examples/tiny/{checkpoint.name}",
+        "things": list_sections(things["results"], claimed=True),
+        "failing_things": list_sections(things["results"], claimed=False),
+        "bound": CLAIM_BOUND,
+        "things_per_type": things["per_type"],
+        "things_seed": things["seed"],
+    }
+
+
+def write_card(checkpoint: Path, measured: dict, things: dict | None = None):
+    """The model card, its numbers from the checkpoint and from what the two evaluate scripts measured."""
     model = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
     config, results = model.config, measured["results"]
     claims, rest = ({}, {})
     for kind, result in results.items():
-        (claims if result["right"] / result["n"] >= CLAIM_BOUND else rest)[kind] = result
-    card = (Path(__file__).parent / "card_template.md").read_text().format(
+        (claims if is_claimed(result) else rest)[kind] = result
+    template = "card_template_things.md" if things else "card_template.md"
+    card = (Path(__file__).parent / template).read_text().format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         megabytes=(checkpoint / "model.safetensors").stat().st_size / 1e6,
         vocabulary=config.text_config.vocab_size,
@@ -64,6 +95,7 @@ def write_card(checkpoint: Path, measured: dict):
         seed=measured["seed"],
         claims=to_table(claims),
         rest=describe_rest(rest),
+        **(describe_things(checkpoint, things) if things else {}),
         radii=" or ".join(f"{low:g} to {high:g} ({name})" for name, (low, high) in RADII.items()),
     )  # fmt: skip
     (checkpoint / "README.md").write_text(card)
@@ -74,12 +106,14 @@ def main():
     parser.add_argument("--model", type=Path, help="a finished phase of train_tiny.py")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--card", type=Path, help="what evaluate.py wrote with --json")
+    parser.add_argument("--things", type=Path, help="what evaluate_things.py wrote with --json")
     arguments = parser.parse_args()
     if arguments.model:
         model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float16)
         export(model, LlavaMiniProcessor.from_pretrained(arguments.model), arguments.output)
     if arguments.card:
-        write_card(arguments.output, json.loads(arguments.card.read_text()))
+        things = json.loads(arguments.things.read_text()) if arguments.things else None
+        write_card(arguments.output, json.loads(arguments.card.read_text()), things)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,25 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
+import picture_questions
+import picture_scenes
 import questions
 import scenes
 import torch
+from picture_scenes import Library, PictureClip, PictureScene
+from PIL import Image
 from pretrain_tower import to_pixels
 from questions import Question
 from transformers import ProcessorMixin
+from wordings import vary
 
 
 IGNORED = -100
+CAPTIONS = ("caption", "thing caption")
 
 
 @dataclass
@@ -23,12 +29,14 @@ class Mix:
     What a phase of training shows.
 
     Args:
-        scenes: weights of "1", "2", "3" (shapes), "number", "digit".
-        types: weights of question types, 1 where not named.
+        scenes: weights of "1", "2", "3" (shapes), "number", "digit", "things 1", "things 2", "things 3", "garment".
+        types: weights of question types, 1 where not named; "absent shape" is asked only where named.
         video: share of batches with videos.
+        thing_clips: share of these videos' clips that show things.
         captions: share of batches with captions alone, which are too long to be padded to beside short answers.
         blind, blind_video: share of batches in which the text does not see the patches, so that the answer has to
             come through the vision token.
+        varied: whether questions are written in all the ways of `wordings.py`.
     """
 
     scenes: dict[str, float]
@@ -41,6 +49,8 @@ class Mix:
     questions: int = 4
     clips: int = 12
     clip_questions: int = 3
+    thing_clips: float = 0.0
+    varied: bool = False
 
 
 def choose_questions(
@@ -65,12 +75,21 @@ def choose_questions(
     return chosen
 
 
-def sample_scene(mix: Mix, rng: random.Random) -> scenes.Scene:
+def sample_scene(mix: Mix, rng: random.Random, library: Library | None = None) -> scenes.Scene | PictureScene:
     """A picture of a sort by weight."""
     sort = rng.choices(list(mix.scenes), list(mix.scenes.values()))[0]
+    if sort == "garment":
+        return picture_scenes.sample_garment(rng, library)
+    if sort.startswith("things"):
+        return picture_scenes.sample_things(rng, library, int(sort.split()[1]))
     if sort == "number":
         return scenes.sample_number(rng)
     return scenes.sample_digit(rng) if sort == "digit" else scenes.sample_shapes(rng, int(sort))
+
+
+def draw(scene: scenes.Scene | PictureScene, library: Library | None) -> Image.Image:
+    """Either sort of picture."""
+    return picture_scenes.draw_picture(scene, library) if isinstance(scene, PictureScene) else scenes.draw(scene)
 
 
 class PromptEncoder:
@@ -105,9 +124,16 @@ class PackedBatches(torch.utils.data.IterableDataset):
         num_image_tokens (`int`, *optional*): placeholders of a picture and a frame, where the processor doesn't know.
     """
 
-    def __init__(self, processor: ProcessorMixin, mix: Mix, name: str, num_image_tokens: int | None = None):
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        mix: Mix,
+        name: str,
+        library: Library | None = None,
+        num_image_tokens: int | None = None,
+    ):
         self.encoder = PromptEncoder(processor)
-        self.mix, self.name = mix, name
+        self.mix, self.name, self.library = mix, name, library
         self.num_image_tokens = num_image_tokens or processor.num_image_tokens
         self.pad_id = processor.tokenizer.pad_token_id
 
@@ -122,31 +148,55 @@ class PackedBatches(torch.utils.data.IterableDataset):
                 yield self.image_batch(rng, is_caption=sort < self.mix.video + self.mix.captions)
             step += 1
 
+    def about(self, scene: scenes.Scene | PictureScene, rng: random.Random) -> list[Question]:
+        """All that this mix asks about a picture."""
+        if isinstance(scene, PictureScene):
+            return picture_questions.about_picture(scene, self.library, rng)
+        asked = questions.about_scene(scene, rng)
+        if scene.shapes and self.mix.types.get("absent shape"):
+            asked.append(questions.about_what_is_absent(scene, rng))
+        return asked
+
+    def choose(self, candidates: list[Question], count: int, rng: random.Random) -> list[Question]:
+        """By the mix's weights, as somebody might type them."""
+        chosen = choose_questions(candidates, self.mix.types, count, rng)
+        return [replace(q, text=vary(q.text, rng)) for q in chosen] if self.mix.varied else chosen
+
     def image_batch(self, rng: random.Random, is_caption: bool) -> dict:
         """Pictures with `mix.questions` questions, or a caption, each."""
-        sampled = [sample_scene(self.mix, rng) for _ in range(self.mix.pictures * (2 if is_caption else 1))]
+        sampled = [
+            sample_scene(self.mix, rng, self.library) for _ in range(self.mix.pictures * (2 if is_caption else 1))
+        ]
+        if is_caption:  # garments have none
+            sampled = [scene for scene in sampled if getattr(scene, "garment", None) is None]
         rows = []
         for scene in sampled:
-            candidates = [q for q in questions.about_scene(scene, rng) if (q.type == "caption") == is_caption]
-            chosen = choose_questions(candidates, self.mix.types, 1 if is_caption else self.mix.questions, rng)
+            candidates = [q for q in self.about(scene, rng) if (q.type in CAPTIONS) == is_caption]
+            chosen = self.choose(candidates, 1 if is_caption else self.mix.questions, rng)
             rows += [(question, self.num_image_tokens) for question in chosen]
         batch = self.collate("image", rows, rng.random() < self.mix.blind)
-        pictures = np.stack([np.asarray(scenes.draw(scene)) for scene in sampled])
+        pictures = np.stack([np.asarray(draw(scene, self.library)) for scene in sampled])
         return batch | {"pixel_values": to_pixels(pictures)[:, None]}
+
+    def sample_clip(self, rng: random.Random) -> tuple[scenes.Clip | PictureClip, list[Question]]:
+        """A clip of a shape or of a thing, with all that can be asked about it."""
+        if self.mix.thing_clips and rng.random() < self.mix.thing_clips:
+            clip = picture_scenes.sample_picture_clip(rng, self.library)
+            return clip, picture_questions.about_picture_clip(clip, rng)
+        clip = scenes.sample_clip(rng)
+        return clip, questions.about_clip(clip, rng)
 
     def video_batch(self, rng: random.Random) -> dict:
         """Clips with `mix.clip_questions` questions each."""
-        sampled = [scenes.sample_clip(rng) for _ in range(self.mix.clips)]
+        sampled = [self.sample_clip(rng) for _ in range(self.mix.clips)]
         rows = [
             (question, self.num_image_tokens * clip.seconds)
-            for clip in sampled
-            for question in choose_questions(
-                questions.about_clip(clip, rng), self.mix.types, self.mix.clip_questions, rng
-            )
+            for clip, candidates in sampled
+            for question in self.choose(candidates, self.mix.clip_questions, rng)
         ]
         batch = self.collate("video", rows, rng.random() < self.mix.blind_video)
-        frames = [np.stack([np.asarray(scenes.draw(scene)) for scene in clip.sampled_frames()]) for clip in sampled]
-        pixels = [to_pixels(video)[:, None] for video in frames]
+        frames = [[np.asarray(draw(scene, self.library)) for scene in clip.sampled_frames()] for clip, _ in sampled]
+        pixels = [to_pixels(np.stack(video))[:, None] for video in frames]
         batch["pixel_values_videos"] = torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True)
         batch["video_num_frames"] = torch.tensor([len(video) for video in frames])
         return batch

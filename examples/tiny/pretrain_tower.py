@@ -119,10 +119,10 @@ def label_patches(scene: scenes.Scene) -> tuple[dict[str, np.ndarray], np.ndarra
 class PatchHeads(nn.Module):
     """A linear classifier a label, and one for positions."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, sizes: dict[str, int] = HEADS):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in HEADS.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in sizes.items()})
         self.position_head = nn.Linear(width, 2)
 
     def forward(self, features: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -1,9 +1,11 @@
 """
-Trains the small model: phases of `recipe.json` one after another, each from the last one's weights.
+Trains the small model: phases of `recipe.json` one after another, each from the last one's weights; with `--grow` the
+phases of things, from the end of the others.
 
     python examples/tiny/train_tiny.py --tower runs/tower --output runs/tiny
     python examples/tiny/train_tiny.py --start examples/tiny/checkpoint --recipe examples/tiny/recipe_budget.json \\
         --output runs/budget     # goes on from a trained one
+    python examples/tiny/train_tiny.py --grow runs/tiny/"sizes and counts" --tower runs/of_things --output runs/tiny
 """
 
 import argparse
@@ -14,8 +16,11 @@ from pathlib import Path
 
 import torch
 from build import build_model, build_processor
+from grow import grow
 from muon import MuonWithAdamW, split_parameters
 from packing import IGNORED, Mix, PackedBatches
+from picture_scenes import Library
+from pictures import DEFAULT_CACHE, TRAINING_STYLES
 from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 
@@ -127,6 +132,7 @@ def run_phase(
     phase: dict,
     output: Path,
     seed: int,
+    library: Library | None = None,
     trainer_class: type[TinyTrainer] = TinyTrainer,
     num_image_tokens: int | None = None,
 ):
@@ -153,7 +159,7 @@ def run_phase(
         seed=seed,
         prefusion_shares=phase.get("prefusion_shares"),
     )
-    data = PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}", num_image_tokens)
+    data = PackedBatches(processor, Mix(**phase["mix"]), f"train {seed} {phase['name']}", library, num_image_tokens)
     trainer = trainer_class(
         model=model,
         args=arguments,
@@ -167,11 +173,29 @@ def run_phase(
     processor.save_pretrained(output)
 
 
+def split_recipe(phases: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The phases of drawn pictures, and those from the one with `"grow": true` on, of things as well."""
+    first = next((i for i, phase in enumerate(phases) if phase.get("grow")), len(phases))
+    return phases[:first], phases[first:]
+
+
+def run_phases(model, processor, phases: list[dict], output: Path, seed: int, library: Library | None = None):
+    """One phase after another; what is finished is not done again."""
+    for phase in phases:
+        folder = output / phase["name"]
+        if (folder / "config.json").exists():
+            model = LlavaMiniForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        else:
+            run_phase(model, processor, phase, folder, seed, library)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--tower", type=Path, help="what pretrain_tower.py saved")
-    start.add_argument("--start", type=Path, help="a trained model, instead of random weights around a tower")
+    parser.add_argument("--tower", type=Path, help="what pretrain_tower.py saved, or with --grow teach_tower.py")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--start", type=Path, help="go on from this checkpoint as it is, with the recipe")
+    start.add_argument("--grow", type=Path, help="go on from this checkpoint, grown, with the phases of things")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="of pictures.py")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent / "recipe.json")
     parser.add_argument("--seed", type=int, default=0)
@@ -179,18 +203,21 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
 
+    if (arguments.tower is None) != (arguments.start is not None):
+        parser.error("give --tower, or else --start")
+    of_shapes, of_things = split_recipe(json.loads(arguments.recipe.read_text()))
+    if arguments.grow:
+        model, processor = grow(arguments.grow, arguments.tower)
+        library = Library.load(arguments.cache, TRAINING_STYLES)
+        run_phases(model, processor, of_things, arguments.output, arguments.seed, library)
+        return
     if arguments.start:
         processor = LlavaMiniProcessor.from_pretrained(arguments.start)
         model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.start, dtype=torch.float32)
     else:
         processor = build_processor()
         model = build_model(processor, arguments.tower)
-    for phase in json.loads(arguments.recipe.read_text()):
-        output = arguments.output / phase["name"]
-        if (output / "config.json").exists():
-            model = LlavaMiniForConditionalGeneration.from_pretrained(output, dtype=torch.float32)
-            continue
-        run_phase(model, processor, phase, output, arguments.seed)
+    run_phases(model, processor, of_shapes, arguments.output, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,15 @@ def main():
         if (output / "config.json").exists():
             twin = LlavaForConditionalGeneration.from_pretrained(output, dtype=torch.float32)
             continue
-        run_phase(twin, processor, phase, output, arguments.seed, TwinTrainer, twin.config.image_seq_length)
+        run_phase(
+            twin,
+            processor,
+            phase,
+            output,
+            arguments.seed,
+            trainer_class=TwinTrainer,
+            num_image_tokens=twin.config.image_seq_length,
+        )
     export(twin, processor, arguments.output / "final")
 
 

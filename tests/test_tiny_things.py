@@ -1,0 +1,431 @@
+"""examples/tiny with pictures of things: drawing, questions, growth and measuring, on cut-outs made here."""
+
+import argparse
+import gzip
+import json
+import random
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+import answers_page
+import evaluate_things
+import picture_names
+import picture_questions
+import picture_scenes
+import questions
+import scenes
+import teach_tower
+import wordings
+from build import build_processor
+from colours import name_colour
+from grow import build_larger_tokenizer, grow_tower, grow_vocabulary, set_tower
+from packing import Mix, PackedBatches
+from picture_scenes import Library, Look, PictureScene, Thing, draw_picture
+from pictures import GARMENTS, GARMENTS_PACKAGE, SIDE, SOURCES, TRAINING_STYLES, UNSEEN_STYLES
+from PIL import Image
+from pretrain_tower import PATCH_CENTRES
+from train_tiny import TinyTrainer, split_recipe
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+
+
+TINY = Path(__file__).parents[1] / "examples" / "tiny"
+CHECKPOINT = TINY / "checkpoint"
+COLOURS = {
+    "dog": (130, 80, 30),
+    "cat": (240, 140, 30),
+    "apple": (220, 30, 30),
+    "car": (30, 60, 220),
+    "jeans": (30, 60, 220),
+}
+SLUGS = {"apple": "red-apple", "car": "automobile"}
+CATEGORIES = {"dog": "animal", "cat": "animal", "apple": "fruit", "car": "vehicle", "jeans": "garment"}
+MIX = Mix(
+    {"things 1": 1, "things 2": 1, "things 3": 1, "garment": 0.3, "2": 1},
+    {"absent shape": 1},
+    pictures=6,
+    questions=3,
+    clips=3,
+    clip_questions=2,
+    blind=0.0,
+    blind_video=0.0,
+    thing_clips=0.5,
+    varied=True,
+)
+
+
+def make_cutout(colour: tuple[int, int, int], corner: int) -> np.ndarray:
+    """A square of one colour with a black corner, so that it has an orientation."""
+    cutout = np.zeros((SIDE, SIDE, 4), np.uint8)
+    cutout[4:-4, 4:-4] = (*colour, 255)
+    cutout[4 : 4 + corner, 4 : 4 + corner, :3] = 0
+    return cutout
+
+
+def make_garments(number: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (number, 28, 28), np.uint8), np.arange(number) % len(GARMENTS)
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    styles = {
+        style: {name: make_cutout(colour, 8 + 6 * i) for name, colour in COLOURS.items()}
+        for i, style in enumerate(("noto", "twemoji"))
+    }
+    names = {name: {"category": category, "slugs": [name]} for name, category in CATEGORIES.items()}
+    return Library(styles, names, dict.fromkeys(("train", "test"), make_garments()))
+
+
+@pytest.fixture(scope="module")
+def processor() -> LlavaMiniProcessor:
+    return build_processor(tokenizer=build_larger_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def grown(processor) -> LlavaMiniForConditionalGeneration:
+    """The first model's weights in the larger vocabulary."""
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT).eval()
+    return grow_vocabulary(model, AutoProcessor.from_pretrained(CHECKPOINT), processor)
+
+
+def two_things() -> PictureScene:
+    """A brown dog on the left, a red apple on the right."""
+    dog = Thing("dog", "noto", "dog", x=20.0, y=40.0, size=30.0)
+    apple = Thing("apple", "twemoji", "apple", x=62.0, y=44.0, size=30.0)
+    return PictureScene(things=[dog, apple])
+
+
+def test_pictures_are_deterministic(library):
+    for sample in (
+        lambda rng: picture_scenes.sample_things(rng, library, 2),
+        lambda rng: picture_scenes.sample_garment(rng, library),
+    ):
+        first, again, other = (np.asarray(draw_picture(sample(random.Random(seed)), library)) for seed in (1, 1, 2))
+        assert first.shape == (84, 84, 3)
+        assert (first == again).all() and (first != other).any()
+    clips = [picture_scenes.sample_picture_clip(random.Random(seed), library) for seed in (3, 3)]
+    assert clips[0] == clips[1]
+
+
+def test_a_thing_is_drawn_where_it_is_said_to_be(library):
+    picture = np.asarray(draw_picture(two_things(), library)).astype(int)
+    assert abs(picture[42, 22] - COLOURS["dog"]).max() < 3 and abs(picture[46, 64] - COLOURS["apple"]).max() < 3
+    covered = (picture < 200).any(-1)
+    assert not covered[:, 38:45].any()
+    # 88 of the 96 pixels are covered: 27.5 of 30 in the picture.
+    assert abs(covered[42, :42].sum() - 27.5) < 2
+    # The black corner is at the upper left, mirrored at the upper right.
+    thing = replace(two_things().things[0], is_mirrored=True)
+    mirrored = np.asarray(draw_picture(PictureScene(things=[thing]), library)).astype(int)
+    assert picture[28, 8].max() < 60 and mirrored[28, 31].max() < 60 < mirrored[28, 8].max()
+
+
+def test_looks_change_hue_and_saturation(library):
+    thing = two_things().things[1]
+    assert picture_scenes.colour_of(thing, library) == "red"
+    assert picture_scenes.colour_of(replace(thing, look=Look(hue=1 / 3)), library) == "green"
+    assert picture_scenes.colour_of(replace(thing, look=Look(hue=2 / 3)), library) == "blue"
+    assert picture_scenes.colour_of(replace(thing, look=Look(saturation=0.0)), library) == "gray"
+
+
+def test_colours_have_names():
+    named = {"brown": (120, 70, 20), "pink": (250, 110, 170), "white": (250, 250, 250), "black": (20, 20, 20)}
+    for word, colour in named.items():
+        assert name_colour(make_cutout(colour, 4)) == word
+    half = make_cutout((220, 30, 30), 4)
+    half[:, : SIDE // 2, :3] = (30, 60, 220)
+    assert name_colour(half) is None
+    assert name_colour(np.zeros((SIDE, SIDE, 4), np.uint8)) is None
+
+
+def test_questions_about_two_things(library):
+    """Every question that is asked about the hand-made scene has its right answer."""
+    right = {
+        ("thing caption", "Describe the picture."): "a dog and an apple",
+        ("is there", "Is there a dog?"): "yes",
+        ("is there", "Do you see a cat?"): "no",
+        ("is there", "Are there jeans?"): "no",
+        ("is there", "Is there a fruit?"): "yes",
+        ("is there", "Is there a vehicle?"): "no",
+        ("thing on a side", "What is on the left?"): "dog",
+        ("thing on a side", "Name the thing on the right."): "apple",
+        ("thing colour", "What colour is the dog?"): "brown",
+        ("thing colour", "Which colour does the apple have?"): "red",
+        ("thing position", "Is the dog on the left or on the right?"): "left",
+        ("thing position", "On which side is the apple?"): "right",
+        ("absent thing", "What colour is the car?"): "there is no car",
+        ("absent thing", "What colour are the jeans?"): "there are no jeans",
+        ("how many", "How many animals are there?"): "1",
+        ("how many", "Count the vehicles."): "0",
+        ("what is not", "What is not an animal?"): "apple",
+        ("what is not", "Name what is not a fruit."): "dog",
+    }
+    asked = {}
+    for seed in range(300):
+        for question in picture_questions.about_picture(two_things(), library, random.Random(seed)):
+            asked.setdefault((question.type, question.text), set()).add(question.answer)
+    assert all(len(answers) == 1 for answers in asked.values())
+    assert {key: asked.get(key) for key in right} == {key: {answer} for key, answer in right.items()}
+    # Fruit is food: nobody is asked what is not food here, nor how many foods there are.
+    assert not any("food" in text for _, text in asked)
+
+
+def test_questions_about_a_clip(library):
+    clip = picture_scenes.PictureClip(
+        PictureScene(things=two_things().things[:1]), "become", 3, later=two_things().things[1]
+    )
+    answers = {q.text.split()[-1]: q.answer for q in picture_questions.about_picture_clip(clip, random.Random(0))}
+    assert answers == {"first?": "dog", "last?": "apple"}
+    first, *_, last = clip.sampled_frames()
+    assert (first.things[0].name, last.things[0].name) == ("dog", "apple")
+    clip = replace(clip, event="shrink")
+    assert clip.at(0).things[0].size > clip.at(1).things[0].size
+    assert {q.answer for q in picture_questions.about_picture_clip(clip, random.Random(0))} == {"dog", "shrink"}
+    clip = replace(clip, event="move", direction="up", distance=20.0, start=(40.0, 60.0))
+    assert (clip.at(1).things[0].x, clip.at(1).things[0].y) == (40.0, 40.0)
+
+
+@pytest.mark.parametrize("kind", list(picture_questions.CHANCE))
+def test_every_type_of_thing_has_questions(kind, library):
+    answers = set()
+    for i in range(40):
+        _, question = evaluate_things.sample_about_things(kind, library, random.Random(f"{kind} {i}"))
+        assert question.type == kind
+        answers.add(question.answer)
+    assert len(answers) > 1
+
+
+def test_yes_and_no_are_equally_frequent(library):
+    given = [evaluate_things.sample_about_things("is there", library, random.Random(i))[1].answer for i in range(600)]
+    assert abs(given.count("yes") - 300) < 75  # three standard deviations
+
+
+def test_names_are_what_the_rule_chose():
+    chosen, entries = picture_names.load_names(), picture_names.candidates()
+    assert len(chosen) == picture_questions.NUM_NAMES
+    assert all(entries[name]["slugs"] == entry["slugs"] for name, entry in chosen.items())
+    assert all(entry["agreement"] >= picture_names.AGREEMENT for entry in chosen.values())
+    assert {entry["category"] for entry in chosen.values()} <= {"", *picture_questions.PLURALS}
+    assert not set(TRAINING_STYLES) & set(UNSEEN_STYLES)
+    artists = [{SOURCES[style].artist for style in styles} for styles in (TRAINING_STYLES, UNSEEN_STYLES)]
+    assert not artists[0] & artists[1]
+
+
+def test_agreement_is_between_artists(monkeypatch):
+    """Things that look alike by two artists agree, also turned; what one draws as the other's other thing does not."""
+    shapes = {}
+    for i, name in enumerate("abcdef"):
+        shapes[name] = np.zeros((SIDE, SIDE, 4), np.uint8)
+        shapes[name][10 * i : 10 * i + 30, 5 : 20 + 12 * i] = (40 * i, 200 - 30 * i, 30, 255)
+    theirs = dict(shapes) | {"e": shapes["f"], "f": shapes["e"], "b": np.rot90(shapes["b"]).copy()}
+    monkeypatch.setattr(picture_names, "NEAREST", 1)
+    monkeypatch.setattr(
+        picture_names, "candidates", lambda: {name: {"category": "", "slugs": [name]} for name in shapes}
+    )
+    agreement = picture_names.measure_agreement({"noto": shapes, "twemoji": theirs})
+    assert {name: share for name, (share, _) in agreement.items()} == dict.fromkeys("abcd", 1.0) | dict.fromkeys(
+        "ef", 0.0
+    )
+    # Two styles by one artist say nothing about another.
+    assert set(picture_names.measure_agreement({"noto": shapes, "noto-v1": shapes}).values()) == {(0.0, 1)}
+
+
+def test_wordings():
+    assert wordings.reword("Which colour does the red star have?") == "Tell me the colour of the red star."
+    assert (
+        wordings.reword("Is the blue circle at the top or at the bottom?") == "Where is the blue circle, top or bottom?"
+    )
+    assert wordings.reword("Is the star left of the circle?") == "Is the star left of the circle?"
+    assert wordings.to_american("What colour is it?") == "What color is it?"
+    made = {wordings.vary("What colour is the star?", random.Random(seed)) for seed in range(200)}
+    assert {"What colour is the star?", "what color is the star", "Tell me the color of the star"} <= made
+
+
+def test_a_grown_tower_sees_the_same(grown):
+    tower = grown.model.vision_tower
+    larger = grow_tower(tower, tower.config.num_hidden_layers + 2)
+    pixels = torch.randn(2, 3, 84, 84, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(larger(pixels).last_hidden_state, tower(pixels).last_hidden_state)
+    # And learns: the new layers' gradients are not all zero.
+    larger(pixels).last_hidden_state.square().sum().backward()
+    assert dict(larger.named_parameters())[
+        next(n for n, _ in larger.named_parameters() if f"layers.{tower.config.num_hidden_layers}.mlp.fc2.weight" in n)
+    ].grad.any()
+    with torch.no_grad():
+        swapped = set_tower(grown, larger)
+        assert torch.equal(
+            swapped.get_image_features(pixels[:, None]).pooler_output[0],
+            grown.get_image_features(pixels[:, None]).pooler_output[0],
+        )
+
+
+def test_a_larger_vocabulary_keeps_what_was_known(grown, processor):
+    """Tokens of both vocabularies keep their vectors, so the first model's answers come from the grown one too."""
+    model, own = (
+        AutoModelForImageTextToText.from_pretrained(CHECKPOINT).eval(),
+        AutoProcessor.from_pretrained(CHECKPOINT),
+    )
+    before, after = own.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
+    shared = sorted(before.keys() & after.keys())
+    assert len(shared) > 450
+    for old, new in ((model.get_input_embeddings(), grown.get_input_embeddings()), (model.lm_head, grown.lm_head)):
+        old_rows, new_rows = old.weight[[before[t] for t in shared]], new.weight[[after[t] for t in shared]]
+        assert torch.equal(old_rows, new_rows)
+
+
+def test_names_are_single_tokens(processor):
+    tokenizer = processor.tokenizer
+    assert [name for name in picture_names.load_names() if len(tokenizer.tokenize(f" {name}")) > 1] == ["t-shirt"]
+    assert tokenizer.tokenize("what color is the dog") == ["what", "Ġcolor", "Ġis", "Ġthe", "Ġdog"]
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_packing_changes_no_number_at_any_budget(processor, grown, library, kind, share):
+    batches = PackedBatches(processor, MIX, "x", library)
+    rng = random.Random(1)
+    batch = batches.video_batch(rng) if kind == "video" else batches.image_batch(rng, is_caption=False)
+    batch.pop("types"), batch.pop("labels")
+    rows = len(batch["input_ids"])
+    each = dict(batch)
+    for name in ("pixel_values", "pixel_values_videos", "video_num_frames"):
+        if name in each:
+            each[name] = each[name].repeat_interleave(rows // len(each[name]), dim=0)
+    with torch.no_grad():
+        expected = grown(**each, prefusion_patches=share).logits
+        packed = batch | {"prefusion_patches": share}
+        encoded = TinyTrainer.encode(None, grown, packed, rows)
+        logits = grown(**packed, mm_encoder_outputs=encoded).logits
+        # Sums in another order: trained logits reach 20, of which this is one part in a million.
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=3e-5)
+    if share < 1:
+        with torch.no_grad():
+            assert not torch.allclose(grown(**each).logits, expected, atol=1e-3)
+
+
+def test_absent_shapes_are_asked_about_only_where_named(processor, library):
+    for mix, expected in ((MIX, True), (replace(MIX, types={}), False)):
+        batches = PackedBatches(processor, replace(mix, scenes={"2": 1}), "x", library)
+        types = {kind for seed in range(4) for kind in batches.image_batch(random.Random(seed), False)["types"]}
+        assert ("absent shape" in types) == expected
+
+
+def test_captions_have_batches_of_their_own(processor, library):
+    batches = PackedBatches(processor, MIX, "x", library)
+    assert set(batches.image_batch(random.Random(0), is_caption=True)["types"]) <= {"caption", "thing caption"}
+
+
+def test_patch_labels_of_things(library):
+    labels, positions = teach_tower.label_picture(two_things(), library)
+    dog = labels["name"] == 1 + library.names.index("dog")
+    assert dog.any() and (PATCH_CENTRES[dog][:, 0] < 42).all()
+    assert (labels["category"][dog] == 1 + list(library.members).index("animal")).all()
+    assert np.isnan(positions[labels["name"] == 0]).all() and np.allclose(positions[dog], [20 / 84, 40 / 84])
+    garment = picture_scenes.sample_garment(random.Random(0), library)
+    labels, _ = teach_tower.label_picture(garment, library)
+    assert set(labels["garment"]) == {1 + library.garments["train"][1][garment.garment.index]}
+
+
+def test_the_recipe_grows_once():
+    of_shapes, of_things = split_recipe(json.loads((TINY / "recipe.json").read_text()))
+    assert of_shapes and of_things and of_things[0]["grow"]
+    assert not any("things" in sort for phase in of_shapes for sort in phase["mix"]["scenes"])
+    assert all(phase["prefusion_shares"] for phase in of_things)
+
+
+@pytest.fixture
+def cache_folder(tmp_path) -> Path:
+    """As pictures.py leaves it, with few cut-outs of few colours and garments of noise."""
+    for i, style in enumerate(SOURCES):
+        cutouts = {SLUGS.get(name, name): make_cutout(colour, 8 + 2 * i) for name, colour in COLOURS.items()}
+        asked = np.array(picture_names.all_slugs())
+        np.savez(tmp_path / f"{style}-{SOURCES[style].version}.npz", asked=asked, **cutouts)
+    pixels, classes = make_garments()
+    (tmp_path / GARMENTS_PACKAGE).mkdir()
+    for prefix in ("train", "t10k"):
+        for kind, values in (("images", pixels), ("labels", classes.astype(np.uint8))):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            file = tmp_path / GARMENTS_PACKAGE / f"{prefix}-{kind}-idx{values.ndim}-ubyte.gz"
+            file.write_bytes(gzip.compress(header + values.tobytes()))
+    return tmp_path
+
+
+def test_a_tower_is_taught_and_goes_on_where_it_stopped(cache_folder, tmp_path):
+    arguments = argparse.Namespace(output=tmp_path / "tower", steps=2, batch_size=8, lr=1e-3, muon_lr=0.01, seed=0)
+    arguments.output.mkdir()
+    library = Library.load(cache_folder, TRAINING_STYLES)
+    assert set(library.names) == set(COLOURS)
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
+    torch.manual_seed(0)
+    lesson = teach_tower.Lesson(model.model.vision_tower, library)
+    held = {name: value.clone() for name, value in lesson.before.named_parameters()}
+    teach_tower.teach(lesson, library, arguments)
+    assert all(torch.equal(value, held[name]) for name, value in lesson.before.named_parameters())
+    state = torch.load(arguments.output / "state.pt")
+    assert state["step"] == 2
+    trained = {name: value.clone() for name, value in lesson.tower.named_parameters()}
+    teach_tower.teach(lesson, library, arguments)  # nothing is left to do
+    assert all(torch.equal(value, trained[name]) for name, value in lesson.tower.named_parameters())
+
+
+def test_measuring_and_the_page(cache_folder, tmp_path, monkeypatch):
+    """On a cache made here; numbers of the right size, and a page with every answer."""
+    monkeypatch.setattr(evaluate_things, "load_tux_paint", lambda folder: [("dog", scenes.draw(scenes.Scene("white")))])
+    asker = evaluate_things.Asker(CHECKPOINT)
+    results = evaluate_things.measure(asker, cache_folder, per_type=1, seed=0, num_garments=3)
+    sizes = {row: result["n"] for row, result in results["names"].items()}
+    assert list(sizes.values()) == [5, 5, 5 * len(TRAINING_STYLES), 3, 1]
+    assert set(results["scenes, artists of the training"]) == set(picture_questions.CHANCE) - {"garment"}
+    arguments = ["answers_page.py", "--cache", str(cache_folder), "--output", str(tmp_path / "page.png")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    answers_page.main()
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_counting_is_exact():
+    assert evaluate_things.count(["dog", "a dog", "cat"], ["dog", "dog", "cat"], 0.5) == {
+        "right": 2,
+        "n": 3,
+        "chance": 0.5,
+    }
+    assert questions.CHANCE.keys().isdisjoint(picture_questions.CHANCE)
+
+
+def test_the_examples_are_answered_as_their_table_says():
+    """Wrong answers as well: whoever trains a better model writes a better table."""
+    folder = TINY / "pictures"
+    rows = re.findall(
+        r"^\| `(\S+)` \| (.+?) \| (.+?) \| (?:wrong )?\|$", (folder / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 8 and {file for file, *_ in rows} == {file.name for file in folder.glob("*.png")}
+    asker = evaluate_things.Asker(TINY / "pictures_checkpoint")
+    for file, question, answer in rows:
+        assert asker.answer([Image.open(folder / file).convert("RGB")], [question]) == [answer]
+
+
+def test_the_checkpoint_of_pictures_is_small_and_whole():
+    folder = TINY / "pictures_checkpoint"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
+    model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert sum(p.numel() for p in model.parameters()) < 5e6 and model.dtype == torch.float32
+    card = (folder / "README.md").read_text()
+    for section in json.loads((TINY / "results_things.json").read_text())["results"].values():
+        for kind, result in section.items():
+            assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} |" in card
+    for kind, result in json.loads((TINY / "results_pictures.json").read_text())["results"].items():
+        assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
