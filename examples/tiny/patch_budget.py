@@ -145,6 +145,7 @@ def main():
     parser.add_argument("--per_type", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13], help="of the pictures")
     parser.add_argument("--name", default="quality_budget", help="of the table")
+    parser.add_argument("--how", default="as shipped", help="how the model was trained, for the title")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     started = time.time()
@@ -171,7 +172,7 @@ def main():
     ]
     header = ["share of patches", "chosen by", "exact match", "of the seeds", *TYPES]
     facts = {"model": Path(arguments.model).name, "n a type and seed": arguments.per_type, "seeds": arguments.seeds}
-    title = "Answers of the small model with fewer patches in pre-fusion, as shipped"
+    title = f"Answers of the small model with fewer patches in pre-fusion, {arguments.how}"
     write_results(arguments.name, title, header, rows, device="CPU, float32", **facts)
     draw(rates, RESULTS / f"{arguments.name}.png")
 
