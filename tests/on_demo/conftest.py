@@ -78,7 +78,7 @@ def pictures(tmp_path_factory):
     return paths | {name: str(folder / name) for name in ("broken.png", "text.mp4", "large.png")}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs as long as it is open, and other modules' tests need their own
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason=f"playwright is missing. {WHY}")
     if not CHROMIUM.exists():
