@@ -28,7 +28,7 @@ def grow_tower(tower: CLIPVisionModel, num_layers: int = TOWER_LAYERS) -> CLIPVi
     """The tower with further layers behind its own, whose branches add nothing yet: the same outputs."""
     config = CLIPVisionConfig.from_dict(tower.config.to_dict() | {"num_hidden_layers": num_layers})
     grown = CLIPVisionModel(config)
-    grown.load_state_dict(tower.state_dict(), strict=False)
+    grown.load_state_dict(grown.state_dict() | tower.state_dict())
     with torch.no_grad():
         for layer in _layers(grown)[tower.config.num_hidden_layers :]:
             for branch in (layer.self_attn.out_proj, layer.mlp.fc2):

@@ -12,7 +12,7 @@ from colours import name_colour
 from picture_names import load_names
 from pictures import GARMENTS, SIDE, SOURCES, load_garments, load_style
 from PIL import Image, ImageFilter
-from scenes import CLIP_FPS, DIRECTIONS, IMAGE_SIZE
+from scenes import DIRECTIONS, IMAGE_SIZE, Timed
 from sklearn.datasets import load_sample_images
 
 
@@ -79,7 +79,7 @@ class PictureScene:
 
 
 @dataclass
-class PictureClip:
+class PictureClip(Timed):
     """A video: what happens to one thing between `u = 0` and `u = 1`."""
 
     scene: PictureScene
@@ -103,20 +103,6 @@ class PictureClip:
             share = u if self.event == "grow" else 1 - u
             thing = replace(thing, size=22 + 50 * share)
         return replace(self.scene, things=[thing])
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the file."""
-        return self.seconds * CLIP_FPS
-
-    def sampled_frames(self) -> list[PictureScene]:
-        """What the video processor keeps of the file, as `scenes.Clip.sampled_frames`."""
-        edges = np.round((self.num_frames - 1) / self.seconds * np.arange(self.seconds + 1)).astype(int)
-        return [self.at(i / (self.num_frames - 1)) for i in (edges[:-1] + edges[1:]) // 2]
-
-    def all_frames(self) -> list[PictureScene]:
-        """Every frame of the file."""
-        return [self.at(i / (self.num_frames - 1)) for i in range(self.num_frames)]
 
 
 class Library:

@@ -61,8 +61,26 @@ class Scene:
     noise_seed: int = 0
 
 
+class Timed:
+    """What clips have in common: `seconds`, and `at(u)`, the scene at time `u` in 0..1."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the file."""
+        return self.seconds * CLIP_FPS
+
+    def sampled_frames(self) -> list:
+        """What the video processor keeps of the file: a frame a second, the middle of each segment."""
+        edges = np.round((self.num_frames - 1) / self.seconds * np.arange(self.seconds + 1)).astype(int)
+        return [self.at(i / (self.num_frames - 1)) for i in (edges[:-1] + edges[1:]) // 2]
+
+    def all_frames(self) -> list:
+        """Every frame of the file."""
+        return [self.at(i / (self.num_frames - 1)) for i in range(self.num_frames)]
+
+
 @dataclass
-class Clip:
+class Clip(Timed):
     """A video: what happens to one shape between `u = 0` and `u = 1`."""
 
     scene: Scene
@@ -86,20 +104,6 @@ class Clip:
             share = u if self.event == "grow" else 1 - u
             shape = replace(shape, radius=6 + 12 * share)
         return replace(self.scene, shapes=[shape])
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the file."""
-        return self.seconds * CLIP_FPS
-
-    def sampled_frames(self) -> list[Scene]:
-        """What the video processor keeps of the file: a frame a second, the middle of each segment."""
-        edges = np.round((self.num_frames - 1) / self.seconds * np.arange(self.seconds + 1)).astype(int)
-        return [self.at(i / (self.num_frames - 1)) for i in (edges[:-1] + edges[1:]) // 2]
-
-    def all_frames(self) -> list[Scene]:
-        """Every frame of the file."""
-        return [self.at(i / (self.num_frames - 1)) for i in range(self.num_frames)]
 
 
 @cache
