@@ -1,6 +1,7 @@
 """examples/tiny with pictures of things: drawing, questions, growth and measuring, on cut-outs made here."""
 
 import argparse
+import copy
 import gzip
 import json
 import random
@@ -19,6 +20,7 @@ pytest.importorskip("matplotlib")
 
 import answers_page
 import evaluate_things
+import look_up
 import picture_names
 import picture_questions
 import picture_scenes
@@ -29,13 +31,14 @@ import wordings
 from build import build_processor
 from colours import name_colour
 from grow import build_larger_tokenizer, grow_tower, grow_vocabulary, set_tower
-from packing import Mix, PackedBatches
+from packing import IGNORED, Mix, PackedBatches
 from picture_scenes import Library, Look, PictureScene, Thing, draw_picture
 from pictures import GARMENTS, GARMENTS_PACKAGE, SIDE, SOURCES, TRAINING_STYLES, UNSEEN_STYLES
 from PIL import Image
-from pretrain_tower import PATCH_CENTRES
+from pretrain_tower import PATCH_CENTRES, to_pixels
 from train_tiny import TinyTrainer, split_recipe
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 
@@ -183,6 +186,21 @@ def test_questions_about_two_things(library):
     assert not any("food" in text for _, text in asked)
 
 
+def test_a_bent_thing_is_all_there():
+    """Points on the border are only read from farther outside; the one in the middle takes what is around it along."""
+    cutout = Image.fromarray(make_cutout((200, 0, 0), 8)).convert("RGBa")
+    straight, wild = (0.0,) * 18, tuple(random.Random(0).gauss(0, 0.1) for _ in range(18))
+    assert abs(np.asarray(picture_scenes.bend(cutout, straight)).astype(int) - np.asarray(cutout)).max() <= 1
+    bent = np.asarray(picture_scenes.bend(cutout, wild))
+    border = np.concatenate([bent[0], bent[-1], bent[:, 0], bent[:, -1]])
+    assert not border[:, 3].any() and 0.5 < bent[..., 3].mean() / np.asarray(cutout)[..., 3].mean() < 1.0
+    to_the_right = tuple(0.25 if i == 8 else 0.0 for i in range(18))  # x of the fifth point
+    dot = np.zeros((SIDE, SIDE, 4), np.uint8)
+    dot[44:52, 68:76] = 255
+    moved = np.asarray(picture_scenes.bend(Image.fromarray(dot).convert("RGBa"), to_the_right))[..., 3]
+    assert dot[48, 72, 3] == moved[48, 48] == 255 and dot[48, 48, 3] == moved[48, 72] == 0
+
+
 def test_questions_about_a_clip(library):
     clip = picture_scenes.PictureClip(
         PictureScene(things=two_things().things[:1]), "become", 3, later=two_things().things[1]
@@ -327,6 +345,157 @@ def test_absent_shapes_are_asked_about_only_where_named(processor, library):
 def test_captions_have_batches_of_their_own(processor, library):
     batches = PackedBatches(processor, MIX, "x", library)
     assert set(batches.image_batch(random.Random(0), is_caption=True)["types"]) <= {"caption", "thing caption"}
+
+
+def test_lists_say_what_is_there(library):
+    """Every name has an answer; a shown one has its patches as its target, an absent one the vision token."""
+    answers, said = {}, {}
+    for seed in range(120):
+        asked = look_up.list_names(two_things(), library, random.Random(seed))
+        names = list(asked.answers)
+        assert asked.question.endswith(", ".join(names)) and set(asked.targets) == set(names) >= {"dog", "apple"}
+        answers.setdefault(asked.type, {}).update(asked.answers)
+        said.setdefault(asked.type, set()).add(asked.answer)
+        for name, target in asked.targets.items():
+            shown = PATCH_CENTRES[target[:-1]]
+            if name in ("dog", "apple"):
+                x, y = (20.0, 40.0) if name == "dog" else (62.0, 44.0)
+                assert len(shown) >= 4 and (abs(shown - (x, y)) < 15).all() and not target[-1]
+            else:
+                assert not len(shown) and target[-1]
+        if asked.type == "missing name":
+            assert len(names) == 3
+    absent = dict.fromkeys(("cat", "car", "jeans"), "no")
+    seen = {"dog": "yes", "apple": "yes"} | absent
+    assert answers == {
+        "listed names": seen,
+        "missing name": seen,
+        "listed sides": {"dog": "left", "apple": "right"} | absent,
+        "listed colours": {"dog": "brown", "apple": "red"} | absent,
+    }
+    assert said == {
+        "listed names": {"dog and apple", "apple and dog"},
+        "missing name": {"there is no cat", "there is no car", "there are no jeans"},
+        "listed sides": {""},
+        "listed colours": {""},
+    }
+
+
+@pytest.mark.parametrize("kind", list(look_up.QUESTIONS))
+def test_a_listed_name_is_answered_where_it_ends(library, processor, kind):
+    seeds = (random.Random(seed) for seed in range(100))
+    asked = next(a for a in (look_up.list_names(two_things(), library, rng) for rng in seeds) if a.type == kind)
+    encoder, tokenizer = PackedBatches(processor, MIX, "x", library).encoder, processor.tokenizer
+    ids, labels, listed = encoder.encode_list(asked, 1)
+    # A label is about the token before it.
+    answered = {tokenizer.decode(ids[i - 1]): tokenizer.decode(label) for i, (label, _) in listed.items()}
+    assert answered == {f" {name}": f" {answer}" for name, answer in asked.answers.items()}
+    for position, (_, target) in listed.items():
+        assert (target == asked.targets[tokenizer.decode(ids[position - 1]).strip()]).all()
+    said = tokenizer.decode([label for label in labels if label != IGNORED], skip_special_tokens=True)
+    assert said.strip() == asked.answer
+    more = encoder.encode_list(asked, 1, say_again=True)[2]
+    again = {position: found for position, found in more.items() if position not in listed}
+    assert [tokenizer.decode(label).strip() for label, _ in again.values()] == list(asked.answers)[:-1]
+    assert all(tokenizer.decode(ids[i - 1]) == "," and not target.any() for i, (_, target) in again.items())
+
+
+def test_a_larger_word_is_found_as_before(processor, grown, library):
+    """Only the names' rows change, in length alone."""
+    model = copy.deepcopy(grown)
+    look_up.enlarge_words(model, processor, library, 20.0)
+    names = processor.tokenizer.convert_tokens_to_ids([f"Ġ{name}" for name in library.names])
+    before, after = (m.get_input_embeddings().weight for m in (grown, model))
+    changed = (before != after).any(1).nonzero().flatten().tolist()
+    assert changed == sorted(names)
+    norm = model.model.prefusion.layers[0].input_layernorm
+    # The normalization's epsilon is one part in 2500 of a small row's square.
+    torch.testing.assert_close(norm(after[names]), norm(before[names]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after[names].square().mean(1).sqrt(), torch.full((len(names),), 20.0))
+
+
+def test_what_is_answered_takes_no_part_in_a_list(library, processor):
+    """Names are read with the picture, the answer is not; both have labels."""
+    batch = PackedBatches(processor, MIX, "x", library).list_batch(random.Random(0))
+    is_listed = batch["attention_targets"].any(-1)
+    assert batch["text_fusion_mask"][is_listed].all()
+    assert (batch["labels"][:, 1:][is_listed[:, :-1]] != IGNORED).all()
+    is_answer = batch["labels"] != IGNORED
+    is_answer[:, 1:] &= ~is_listed[:, :-1]
+    assert is_answer.any() and not batch["text_fusion_mask"][is_answer].any()
+
+
+def test_what_names_attend_to_is_what_the_layer_attends_to(processor, grown, library, monkeypatch):
+    """Against attention that is written out over the text that takes part, as `KeptText` orders it."""
+    trainer = TinyTrainer.__new__(TinyTrainer)
+    trainer.accuracy = {}
+    batch = PackedBatches(processor, MIX, "x", library).list_batch(random.Random(0))
+    losses, method = [], look_up.FirstLook.attention_loss
+
+    def keep(self, *args):
+        losses.append(method(self, *args))
+        return losses[-1]
+
+    monkeypatch.setattr(look_up.FirstLook, "attention_loss", keep)
+    loss = trainer.compute_loss(grown, dict(batch) | {"prefusion_patches": 0.25})
+    alone = {key: value for key, value in batch.items() if key != "attention_targets"}
+    torch.testing.assert_close(loss, trainer.answer(grown, alone) + losses[0])  # of all patches, whatever the budget
+    losses[0].backward()
+    front, first = grown.model, grown.model.prefusion.layers[0]
+    assert first.self_attn.q_proj.weight.grad.any() and grown.get_input_embeddings().weight.grad.any()
+    grown.zero_grad()
+    assert not front.prefusion._forward_pre_hooks
+
+    with torch.no_grad():
+        features = front.extract_features(batch["pixel_values"])[:, 0]
+        vision = torch.cat([features, front.compressor(features)[0]], dim=1)
+        patches = front.multi_modal_projector(vision)
+    found = {True: [], False: []}
+    for row, ids in enumerate(batch["input_ids"]):
+        text = ids != grown.config.image_token_id
+        hidden = torch.cat([patches[row], grown.get_input_embeddings()(ids[text])])[None]
+        normed = first.input_layernorm(hidden)
+        cos, sin = front.prefusion.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
+        projections = (first.self_attn.q_proj, first.self_attn.k_proj)
+        heads = [layer(normed).view(1, -1, 4, 32).transpose(1, 2) for layer in projections]
+        queries, keys = apply_rotary_pos_emb(*heads, cos, sin)
+        scores = (queries @ keys.mT)[0] / 32**0.5
+        shares = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(-1)
+        for position, target in enumerate(batch["attention_targets"][row][text]):
+            if target.any():
+                share = shares[: look_up.HEADS, 37 + position, :37][:, target].sum(-1)
+                found[bool(target[-1])].append(share.log().mean())
+    expected = -(torch.stack(found[True]).mean() + torch.stack(found[False]).mean()) / 2
+    torch.testing.assert_close(losses[0], expected, rtol=1e-4, atol=1e-5)  # sums in another order
+
+
+def test_a_dictionary_tells_apart_what_patches_show(processor, grown, library):
+    """Names' vectors name patches of pictures that were not seen, and no other token changes."""
+    model = copy.deepcopy(grown)
+    tables = [(model.get_input_embeddings(), grown.get_input_embeddings()), (model.lm_head, grown.lm_head)]
+    assert look_up.write_dictionary(model, processor, library, num_pictures=60) > 0.5
+    with torch.no_grad():
+        names = processor.tokenizer.convert_tokens_to_ids([f"Ġ{name}" for name in library.names])
+        others = [i for i in range(len(processor.tokenizer)) if i not in names]
+        for table, before in tables:
+            assert torch.equal(table.weight[others], before.weight[others])
+            assert 0.2 < table.weight[names].std() / table.weight[others].std() < 5
+        scene = PictureScene(things=[replace(two_things().things[0], x=42.0, y=42.0, size=60.0)])
+        pixels = to_pixels(np.array(draw_picture(scene, library))[None, None])
+        patches = model.model.multi_modal_projector(model.model.extract_features(pixels))[0, 0]
+        patches = patches[look_up.covered_patches(scene.things[0])]
+        written = model.model.language_model.norm(patches) @ model.lm_head.weight[names].mT
+        read = patches @ model.get_input_embeddings().weight[names].mT
+    for likeness in (written, read):
+        assert (likeness.argmax(1) == library.names.index("dog")).float().mean() > 0.5
+
+
+def test_lessons_are_the_same_from_any_process(library):
+    lessons = teach_tower.Lessons(library, 0, 6, range(3, 6))
+    for here, there in zip(lessons, torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=1)):
+        assert torch.equal(here[0][0], there[0][0]) and torch.equal(here[1][0], there[1][0])
+    # What an interrupted run goes on with.
+    assert torch.equal(lessons[2][1][0], teach_tower.Lessons(library, 0, 6, range(5, 9))[0][1][0])
 
 
 def test_patch_labels_of_things(library):

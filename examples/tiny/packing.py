@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import look_up
 import numpy as np
 import picture_questions
 import picture_scenes
 import questions
 import scenes
 import torch
+from look_up import NameList
 from picture_scenes import Library, PictureClip, PictureScene
 from PIL import Image
 from pretrain_tower import to_pixels
@@ -34,6 +36,8 @@ class Mix:
         video: share of batches with videos.
         thing_clips: share of these videos' clips that show things.
         captions: share of batches with captions alone, which are too long to be padded to beside short answers.
+        lists: share of batches that ask about many names at once, each answered where it stands.
+        say_again: whether the comma behind a listed name says it again, so that any word can be taken from a question.
         blind, blind_video: share of batches in which the text does not see the patches, so that the answer has to
             come through the vision token.
         varied: whether questions are written in all the ways of `wordings.py`.
@@ -43,6 +47,8 @@ class Mix:
     types: dict[str, float] = field(default_factory=dict)
     video: float = 0.0
     captions: float = 0.0
+    lists: float = 0.0
+    say_again: bool = False
     blind: float = 0.25
     blind_video: float = 0.6
     pictures: int = 32
@@ -99,6 +105,28 @@ class PromptEncoder:
         self.processor = processor
         self.encode = cache(self._encode)
 
+    def encode_list(
+        self, asked: NameList, num_placeholders: int, say_again: bool = False
+    ) -> tuple[list[int], list[int], dict]:
+        """
+        Ids and labels of the question, and by the position of the label of what follows a name, where the model says
+        it, the answer to it and what the name has to attend to. With `say_again` the comma behind says the name again.
+        """
+        ids, labels = self.encode("image", asked.question, asked.answer, num_placeholders)
+        if not asked.answer:
+            labels = [IGNORED] * len(ids)
+        listed, end = {}, 0
+        for name, answer in asked.answers.items():
+            of_name, of_answer = (
+                self.processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in (name, answer)
+            )
+            starts = range(end, len(ids) - len(of_name))
+            end = next(start for start in starts if ids[start : start + len(of_name)] == of_name) + len(of_name)
+            listed[end] = (of_answer[0], asked.targets[name])
+            if say_again and len(listed) < 2 * len(asked.answers) - 1:
+                listed[end + 1] = (of_name[0], np.zeros(look_up.NUM_VISION, dtype=bool))
+        return ids, labels, listed
+
     def _encode(self, kind: str, text: str, answer: str, num_placeholders: int) -> tuple[list[int], list[int]]:
         chat = [
             {"role": "user", "content": [{"type": kind}, {"type": "text", "text": text}]},
@@ -144,8 +172,10 @@ class PackedBatches(torch.utils.data.IterableDataset):
             sort = rng.random()
             if sort < self.mix.video:
                 yield self.video_batch(rng)
+            elif sort < self.mix.video + self.mix.lists:
+                yield self.list_batch(rng)
             else:
-                yield self.image_batch(rng, is_caption=sort < self.mix.video + self.mix.captions)
+                yield self.image_batch(rng, is_caption=sort < self.mix.video + self.mix.lists + self.mix.captions)
             step += 1
 
     def about(self, scene: scenes.Scene | PictureScene, rng: random.Random) -> list[Question]:
@@ -175,8 +205,31 @@ class PackedBatches(torch.utils.data.IterableDataset):
             chosen = self.choose(candidates, 1 if is_caption else self.mix.questions, rng)
             rows += [(question, self.num_image_tokens) for question in chosen]
         batch = self.collate("image", rows, rng.random() < self.mix.blind)
-        pictures = np.stack([np.asarray(draw(scene, self.library)) for scene in sampled])
-        return batch | {"pixel_values": to_pixels(pictures)[:, None]}
+        return batch | {"pixel_values": self.draw(sampled)}
+
+    def list_batch(self, rng: random.Random) -> dict:
+        """Pictures of things with a list of names each."""
+        counts = [int(sort.split()[1]) for sort in self.mix.scenes if sort.startswith("things")]
+        sampled = [
+            picture_scenes.sample_things(rng, self.library, rng.choice(counts)) for _ in range(2 * self.mix.pictures)
+        ]
+        lists = [look_up.list_names(scene, self.library, rng) for scene in sampled]
+        encoded = [self.encoder.encode_list(asked, self.num_image_tokens, self.mix.say_again) for asked in lists]
+        batch = self.pad([(ids, labels) for ids, labels, _ in encoded], [asked.type for asked in lists])
+        batch["text_fusion_mask"] = batch["labels"] == IGNORED
+        targets = torch.zeros(*batch["labels"].shape, look_up.NUM_VISION, dtype=torch.bool)
+        for row, (_, _, listed) in enumerate(encoded):
+            for position, (label, target) in listed.items():
+                batch["labels"][row, position] = label
+                targets[row, position - 1] = torch.from_numpy(target)
+        return batch | {
+            "attention_targets": targets,
+            "pixel_values": self.draw(sampled),
+        }
+
+    def draw(self, sampled: list) -> torch.Tensor:
+        """Pixels `(pictures, 1, 3, height, width)`."""
+        return to_pixels(np.stack([np.asarray(draw(scene, self.library)) for scene in sampled]))[:, None]
 
     def sample_clip(self, rng: random.Random) -> tuple[scenes.Clip | PictureClip, list[Question]]:
         """A clip of a shape or of a thing, with all that can be asked about it."""
@@ -204,15 +257,19 @@ class PackedBatches(torch.utils.data.IterableDataset):
     def collate(self, kind: str, rows: list[tuple[Question, int]], is_blind: bool) -> dict:
         """Right-padded ids and labels."""
         encoded = [self.encoder.encode(kind, q.text, q.answer, placeholders) for q, placeholders in rows]
+        batch = self.pad(encoded, [question.type for question, _ in rows])
+        fused = batch["labels"] == IGNORED
+        return batch | {"text_fusion_mask": torch.zeros_like(fused) if is_blind else fused}
+
+    def pad(self, encoded: list[tuple[list[int], list[int]]], types: list[str]) -> dict:
+        """Right-padded."""
         longest = max(len(ids) for ids, _ in encoded)
         input_ids = torch.tensor([ids + [self.pad_id] * (longest - len(ids)) for ids, _ in encoded])
         labels = torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in encoded])
         lengths = torch.tensor([len(ids) for ids, _ in encoded])
-        fused = labels == IGNORED
         return {
             "input_ids": input_ids,
             "labels": labels,
             "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-            "text_fusion_mask": torch.zeros_like(fused) if is_blind else fused,
-            "types": [question.type for question, _ in rows],
+            "types": types,
         }

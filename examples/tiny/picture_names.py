@@ -5,9 +5,9 @@ Which things have names: candidates by category, and the rule that chooses among
 
 A candidate is an everyday word for a thing that no person stands for, with the slugs of its pictures. It is chosen if
 its pictures agree across artists: for every ordered pair of training styles by different artists that both have it,
-the nearest candidates in the other style, by pixels in any of eight orientations, are looked up; it must be among the
-nearest `NEAREST` in at least `AGREEMENT` of the pairs, and at least `MIN_ARTISTS` artists must draw it. The artists
-kept for measuring take no part.
+the nearest candidates in the other style, by edges and pixels in any of eight orientations, are looked up; it must be
+among the nearest `NEAREST` in at least `AGREEMENT` of the pairs, and at least `MIN_ARTISTS` artists must draw it. The
+artists kept for measuring take no part.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from PIL import Image
 
 
 FILE = Path(__file__).parent / "picture_names.json"
-NEAREST, AGREEMENT, MIN_ARTISTS = 20, 0.4, 3
-COMPARED_SIDE = 24
+NEAREST, AGREEMENT, MIN_ARTISTS = 10, 0.5, 3
+EDGES_SIDE, COLOURS_SIDE = 48, 12
 TURNS = [(flip, turn) for flip in (1, -1) for turn in range(4)]
 # A word is its own slug unless slugs stand behind "=".
 CANDIDATES = {
@@ -98,9 +98,13 @@ def load_names() -> dict[str, dict]:
 
 
 def describe(cutout: np.ndarray) -> np.ndarray:
-    """What covers which place, and of which colour, each centred and of length 1."""
-    small = np.asarray(Image.fromarray(cutout).convert("RGBa").resize((COMPARED_SIDE, COMPARED_SIDE)), np.float32)
-    parts = [part - part.mean() for part in (small[..., 3].ravel(), small[..., :3].ravel())]
+    """What covers which place, of which colour, and which way its edges go, each centred and of length 1."""
+    from skimage.feature import hog  # only to choose anew
+
+    picture = Image.fromarray(cutout).convert("RGBa")
+    large, small = (np.asarray(picture.resize((side, side)), np.float32) / 255 for side in (EDGES_SIDE, COLOURS_SIDE))
+    edges = hog(large, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2), channel_axis=-1)
+    parts = [part - part.mean() for part in (small[..., 3].ravel(), small[..., :3].ravel(), edges)]
     return np.concatenate([part / (np.linalg.norm(part) + 1e-6) for part in parts])
 
 

@@ -33,7 +33,7 @@ MASS = {
     "lettuce", "lightning", "milk", "popcorn", "pudding", "rice", "salad", "soda", "spaghetti", "sushi", "wine",
 }  # fmt: skip
 # Guessing rate of somebody who knows the possible answers, but not the picture. Of names: set when they are loaded.
-NUM_NAMES = 265
+NUM_NAMES = 233
 CHANCE = {
     "name": 1 / NUM_NAMES,
     "category": 1 / len(PLURALS),
@@ -131,7 +131,8 @@ def vocabulary(names: dict[str, dict]) -> list[str]:
         "not. What comes first? What is shown last? In which direction does the thing move? Where does go? get larger "
         "or smaller, grow or shrink? there is no there are no yes no left right Where is the, left or right? Is the "
         "on the left or on the right? Describe the picture. What does the picture show? What is in the video? What do "
-        "you see? which colour does have color what tell name count describe is are do does can how in where"
+        "you see? Which do you see, what is missing, which colour does have color what tell name count describe is are "
+        "do does can how in where"
     )
     return texts + [fixed, fixed.lower().replace("colour", "color")] * 30 + [str(rng.randint(0, 9)) for _ in range(9)]
 
@@ -153,7 +154,7 @@ def _ask_existence(name: str, rng: random.Random) -> str:
     return rng.choice([f"Is there {what}?", f"Do you see {what}?", f"Can you see {what} in the picture?"])
 
 
-def _pick_absent(scene: PictureScene, library: Library, rng: random.Random) -> str:
+def pick_absent(scene: PictureScene, library: Library, rng: random.Random) -> str:
     """A name that the picture doesn't show, half of the time one like what it shows."""
     present = [thing.name for thing in scene.things]
     near = library.members[library.category[rng.choice(present)]]
@@ -164,7 +165,7 @@ def _pick_absent(scene: PictureScene, library: Library, rng: random.Random) -> s
 def _existence(scene: PictureScene, library: Library, rng: random.Random) -> list[Question]:
     """One question answered yes, one no; a name, or a category."""
     present = [thing.name for thing in scene.things]
-    shown, absent = rng.choice(present), _pick_absent(scene, library, rng)
+    shown, absent = rng.choice(present), pick_absent(scene, library, rng)
     categories = {library.category[name] for name in present} - {""}
     if categories and rng.random() < 0.25:
         others = [c for c in PLURALS if c not in categories and not OVERLAPPING.get(c, set()) & categories]
@@ -186,7 +187,7 @@ def _ask_position(name: str, rng: random.Random) -> str:
 
 def _absence(scene: PictureScene, library: Library, rng: random.Random) -> list[Question]:
     """About what is not there; the right answer says so."""
-    absent = _pick_absent(scene, library, rng)
+    absent = pick_absent(scene, library, rng)
     text = rng.choice([_ask_colour, _ask_position])(absent, rng)
     return [Question("absent thing", text, say_absent(absent))]
 

@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_images
 CENTRE = IMAGE_SIZE / 2
 # Longest side of a cut-out in pixels of the picture, by how many there are.
 SIZES = {1: (36.0, 82.0), 2: (27.0, 40.0), 3: (23.0, 31.0)}
+WARP = 0.06  # how far a point of a bent cut-out moves, in its sides
 SAME_CATEGORY = 0.5  # how often the next thing of a picture is of the first one's category
 MIP_SIDES = (SIDE, SIDE // 2, SIDE // 3)  # transform() does not average what it shrinks
 BACKGROUND_SORTS = {"plain": 5, "gradient": 2, "photo": 3}
@@ -49,6 +50,7 @@ class Thing:
     angle: float = 0.0
     stretch: float = 1.0  # width by height
     look: Look = Look()
+    warp: tuple[float, ...] = ()  # see `bend`
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,30 @@ def _colour_matrix(look: Look) -> np.ndarray:
     return look.brightness * rotation @ saturation
 
 
+def bend(cutout: Image.Image, warp: tuple[float, ...]) -> Image.Image:
+    """
+    The cut-out as if another had drawn it: nine points, three by three, are read from `warp` (x and y of each, in
+    sides of the picture) away from where they are; those on the border only outwards, so that nothing is cut off.
+    """
+    side, steps = cutout.width, np.linspace(0, 1, 3)
+    points = np.stack(np.meshgrid(steps, steps), axis=-1)
+    shift = np.array(warp).reshape(3, 3, 2)
+    sources = side * (points + np.where(points == 0.5, shift, np.abs(shift) * np.sign(points - 0.5)))
+    bounds = np.round(side * steps).astype(int).tolist()
+    mesh = []
+    for row in range(2):
+        for column in range(2):
+            corners = [sources[row + y, column + x] for y, x in ((0, 0), (1, 0), (1, 1), (0, 1))]
+            box = (bounds[column], bounds[row], bounds[column + 1], bounds[row + 1])
+            mesh.append((box, np.concatenate(corners).tolist()))
+    return cutout.transform(cutout.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+
+
 def draw_thing(thing: Thing, library: Library) -> np.ndarray:
     """On nothing, premultiplied, `(84, 84, 4)` of 0..255."""
     mip = library.mip((thing.style, thing.slug), thing.size)
+    if thing.warp:
+        mip = bend(mip, thing.warp)
     angle, scale = np.deg2rad(thing.angle), mip.width / thing.size
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     stretch = np.diag([(-1 if thing.is_mirrored else 1) * max(1 / thing.stretch, 1.0), max(thing.stretch, 1.0)])
@@ -260,7 +283,8 @@ def sample_thing(name: str, rng: random.Random, library: Library, size: float) -
     style, slug = library.pick(name, rng)
     angle = rng.gauss(0, 10) if rng.random() < 0.7 else 0.0
     stretch = np.exp(rng.gauss(0, 0.12))
-    return Thing(name, style, slug, 0.0, 0.0, size, rng.random() < 0.5, angle, float(stretch), sample_look(rng))
+    warp = tuple(rng.gauss(0, WARP) for _ in range(18)) if rng.random() < 0.6 else ()
+    return Thing(name, style, slug, 0.0, 0.0, size, rng.random() < 0.5, angle, float(stretch), sample_look(rng), warp)
 
 
 def sample_names(rng: random.Random, library: Library, count: int) -> list[str]:

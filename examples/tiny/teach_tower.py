@@ -19,6 +19,7 @@ import scenes
 import torch
 from colours import COLOUR_WORDS
 from grow import grow_tower
+from look_up import covered_patches
 from muon import MuonWithAdamW, split_parameters
 from picture_scenes import Library, PictureScene
 from pictures import DEFAULT_CACHE, GARMENTS, TRAINING_STYLES
@@ -60,10 +61,8 @@ def label_picture(scene: PictureScene, library: Library) -> tuple[dict[str, np.n
             labels[name][:] = IGNORED
     categories = list(library.members)
     for thing in scene.things:
-        offset = np.abs(PATCH_CENTRES - (thing.x, thing.y))
-        inside = (offset < 0.42 * thing.size + 2).all(1)
-        nearest = offset.sum(1).argmin()
-        inside[nearest] = True
+        inside = covered_patches(thing)
+        nearest = np.abs(PATCH_CENTRES - (thing.x, thing.y)).sum(1).argmin()
         colour = picture_scenes.colour_of(thing, library)
         column, row = (min(int(PLACES * value / scenes.IMAGE_SIZE), PLACES - 1) for value in (thing.x, thing.y))
         classes = {
@@ -115,6 +114,22 @@ def compute_loss(features: torch.Tensor, heads: PatchHeads, labels: dict, positi
     return loss + 20 * nn.functional.mse_loss(predicted[known], positions[known]), scores
 
 
+class Lessons(torch.utils.data.Dataset):
+    """Batches of old and of new pictures, deterministic by seed and step."""
+
+    def __init__(self, library: Library, seed: int, batch_size: int, steps: range):
+        self.library, self.seed, self.steps = library, seed, steps
+        self.num_old, self.num_garments, self.num_things = split_batch(batch_size)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> tuple[tuple, tuple]:
+        rng = random.Random(f"tower of things {self.seed} {self.steps[index]}")
+        new = make_picture_batch(rng, self.library, self.num_garments + self.num_things, self.num_garments)
+        return pretrain_tower.make_batch(rng, self.num_old), new
+
+
 def split_batch(size: int) -> tuple[int, int, int]:
     """How many old pictures, garments and other new ones."""
     old, garments = (round(share * size) for share in SHARES.values())
@@ -154,16 +169,17 @@ def teach(lesson: Lesson, library: Library, arguments: argparse.Namespace):
         state = torch.load(state_file)
         lesson.load_state_dict(state["lesson"]), optimizer.load_state_dict(state["optimizer"])
         start, averages, seconds = state["step"], state["averages"], state["seconds"]
-    num_old, num_garments, num_things = split_batch(arguments.batch_size)
+    steps = range(start + 1, arguments.steps + 1)
+    # Drawing takes a third of the time: a process of its own does it meanwhile.
+    lessons = Lessons(library, arguments.seed, arguments.batch_size, steps)
+    loader = torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     started = time.time() - seconds
-    for step in range(start + 1, arguments.steps + 1):
-        rng = random.Random(f"tower of things {arguments.seed} {step}")
+    for step, (old, new) in zip(steps, loader):
         # A short warm-up, then a straight line to zero.
         factor = min(step / 100, (arguments.steps - step + 1) / arguments.steps * 1.1, 1.0)
         for group, rate in zip(optimizer.param_groups, base_rates):
             group["lr"] = rate * factor
-        new = make_picture_batch(rng, library, num_garments + num_things, num_garments)
-        loss, scores = lesson(pretrain_tower.make_batch(rng, num_old), new)
+        loss, scores = lesson(old, new)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -183,7 +199,7 @@ def main():
     parser.add_argument("--model", type=Path, required=True, help="with the tower that is grown")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="of pictures.py")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=13000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--muon-lr", type=float, default=0.012)

@@ -38,7 +38,7 @@ def main():
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="of pictures.py")
     parser.add_argument("--recipe", type=Path, default=HERE / "recipe.json")
     parser.add_argument("--tower_steps", default="3000")
-    parser.add_argument("--things_steps", default="2400", help="of the tower with pictures of things")
+    parser.add_argument("--things_steps", default="13000", help="of the tower with pictures of things")
     parser.add_argument("--per_type", default="200", help="questions of each type that are asked in the end")
     parser.add_argument("--seed", default="0")
     arguments = parser.parse_args()

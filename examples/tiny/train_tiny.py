@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from build import build_model, build_processor
 from grow import grow
+from look_up import FirstLook, enlarge_words, write_dictionary
 from muon import MuonWithAdamW, split_parameters
 from packing import IGNORED, Mix, PackedBatches
 from picture_scenes import Library
@@ -64,6 +65,22 @@ class TinyTrainer(LlavaMiniTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, **kwargs) -> torch.Tensor:
         """Mean over answers of the mean over an answer's tokens."""
+        if "attention_targets" in inputs:
+            return self.look_up(model, inputs)
+        return self.answer(model, inputs)
+
+    def look_up(self, model: nn.Module, inputs: dict) -> torch.Tensor:
+        """The loss of lists of names: of the answers, and of what the names attend to."""
+        targets = inputs.pop("attention_targets")
+        rows, tokens = targets.any(-1).nonzero(as_tuple=True)
+        is_placeholder = inputs["input_ids"] == model.config.image_token_id
+        positions = tokens - is_placeholder.cumsum(1)[rows, tokens]  # placeholders do not read
+        with FirstLook(model.model.prefusion) as look:
+            loss = self.answer(model, inputs | {"prefusion_patches": None})
+            return loss + look.attention_loss(rows, positions, targets[rows, tokens])
+
+    def answer(self, model: nn.Module, inputs: dict) -> torch.Tensor:
+        """The loss of the answers."""
         types, labels = inputs.pop("types"), inputs.pop("labels")
         if not inputs["text_fusion_mask"].any():
             types = [f"{kind}, token only" for kind in types]
@@ -140,6 +157,8 @@ def run_phase(
     Trains through one phase of the recipe and saves the result in `output`; `num_image_tokens` as `PackedBatches` takes
     them.
     """
+    if "word_size" in phase:
+        enlarge_words(model, processor, library, phase["word_size"])
     # Stage 2, but the embedding table trains too: there is no language model to start from.
     freeze(model, train_embeddings=True)
     arguments = LlavaMiniTrainingArguments(
@@ -154,7 +173,7 @@ def run_phase(
         save_total_limit=1,
         report_to=[],
         use_cpu=True,
-        dataloader_num_workers=0,
+        dataloader_num_workers=1,  # draws meanwhile
         disable_tqdm=True,
         seed=seed,
         prefusion_shares=phase.get("prefusion_shares"),
@@ -209,6 +228,8 @@ def main():
     if arguments.grow:
         model, processor = grow(arguments.grow, arguments.tower)
         library = Library.load(arguments.cache, TRAINING_STYLES)
+        accuracy = write_dictionary(model, processor, library)
+        print(json.dumps({"names told apart by patches that show them": round(accuracy, 3)}), flush=True)
         run_phases(model, processor, of_things, arguments.output, arguments.seed, library)
         return
     if arguments.start:
