@@ -23,9 +23,10 @@ PICTURES = Path(__file__).parent / "tiny" / "pictures"
 KNOWS_THINGS = Path(__file__).parent / "tiny" / "pictures_checkpoint"
 # By picture: what is asked about it.
 THINGS = {
-    "guitar.png": ("What is this?", "What kind of thing is this?"),
-    "car.png": ("What is in the picture?", "What color is the car?"),
-    "elephant.png": ("what do you see", "What colour is the elephant?"),
+    "guitar.png": ("What is this?", "What kind of thing is this?", "What colour is the dog?"),
+    "car.png": ("What do you see?", "What color is the car?"),
+    "elephant.png": ("what do you see", "What colour is the elephant?", "Is there a dog?"),
+    "elephant_and_pizza.png": ("What is on the left?", "Is there a pizza?", "Where is the pizza, left or right?"),
     "boot.png": ("What garment is this?",),
 }
 QUESTIONS = (
