@@ -4,6 +4,7 @@ import argparse
 import copy
 import gzip
 import json
+import pickle
 import random
 import re
 import sys
@@ -36,7 +37,7 @@ from picture_scenes import Library, Look, PictureScene, Thing, draw_picture
 from pictures import GARMENTS, GARMENTS_PACKAGE, SIDE, SOURCES, TRAINING_STYLES, UNSEEN_STYLES
 from PIL import Image
 from pretrain_tower import PATCH_CENTRES, to_pixels
-from train_tiny import TinyTrainer, split_recipe
+from train_tiny import TinyTrainer, split_recipe, take_batch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -496,6 +497,18 @@ def test_lessons_are_the_same_from_any_process(library):
         assert torch.equal(here[0][0], there[0][0]) and torch.equal(here[1][0], there[1][0])
     # What an interrupted run goes on with.
     assert torch.equal(lessons[2][1][0], teach_tower.Lessons(library, 0, 6, range(5, 9))[0][1][0])
+
+
+def test_what_draws_can_be_sent_to_another_process(library, processor):
+    """Where processes are not forked, as on macOS and from Python 3.14 on, they get it pickled."""
+    batches = PackedBatches(processor, replace(MIX, lists=0.3, video=0.3), "x", library)
+    sent = pickle.loads(pickle.dumps(batches))
+    for here, there, _ in zip(batches, sent, range(6)):
+        assert here.keys() == there.keys() and here["types"] == there["types"]
+        assert all(torch.equal(here[name], there[name]) for name in here.keys() - {"types"})
+    lessons = teach_tower.Lessons(library, 0, 6, range(3, 6))
+    assert torch.equal(lessons[0][1][0], pickle.loads(pickle.dumps(lessons))[0][1][0])
+    assert pickle.loads(pickle.dumps(take_batch))([here]) is here
 
 
 def test_patch_labels_of_things(library):

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import look_up
 import numpy as np
@@ -103,7 +102,14 @@ class PromptEncoder:
 
     def __init__(self, processor: ProcessorMixin):
         self.processor = processor
-        self.encode = cache(self._encode)
+        self.encoded: dict[tuple[str, str, str, int], tuple[list[int], list[int]]] = {}
+
+    def encode(self, kind: str, text: str, answer: str, num_placeholders: int) -> tuple[list[int], list[int]]:
+        """Ids and labels, kept: the same questions come again and again."""
+        key = (kind, text, answer, num_placeholders)
+        if key not in self.encoded:
+            self.encoded[key] = self._encode(*key)
+        return self.encoded[key]
 
     def encode_list(
         self, asked: NameList, num_placeholders: int, say_again: bool = False
@@ -115,7 +121,7 @@ class PromptEncoder:
         ids, labels = self.encode("image", asked.question, asked.answer, num_placeholders)
         if not asked.answer:
             labels = [IGNORED] * len(ids)
-        listed, end = {}, 0
+        listed, end, last = {}, 0, list(asked.answers)[-1]
         for name, answer in asked.answers.items():
             of_name, of_answer = (
                 self.processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in (name, answer)
@@ -123,7 +129,7 @@ class PromptEncoder:
             starts = range(end, len(ids) - len(of_name))
             end = next(start for start in starts if ids[start : start + len(of_name)] == of_name) + len(of_name)
             listed[end] = (of_answer[0], asked.targets[name])
-            if say_again and len(listed) < 2 * len(asked.answers) - 1:
+            if say_again and name != last:  # behind which there is no comma
                 listed[end + 1] = (of_name[0], np.zeros(look_up.NUM_VISION, dtype=bool))
         return ids, labels, listed
 
@@ -222,10 +228,7 @@ class PackedBatches(torch.utils.data.IterableDataset):
             for position, (label, target) in listed.items():
                 batch["labels"][row, position] = label
                 targets[row, position - 1] = torch.from_numpy(target)
-        return batch | {
-            "attention_targets": targets,
-            "pixel_values": self.draw(sampled),
-        }
+        return batch | {"attention_targets": targets, "pixel_values": self.draw(sampled)}
 
     def draw(self, sampled: list) -> torch.Tensor:
         """Pixels `(pictures, 1, 3, height, width)`."""

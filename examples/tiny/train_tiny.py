@@ -143,6 +143,11 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = control.should_training_stop or state.global_step == self.steps
 
 
+def take_batch(batches: list[dict]) -> dict:
+    """The one batch that `PackedBatches` made whole. No lambda: processes that are not forked get it pickled."""
+    return batches[0]
+
+
 def run_phase(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -183,7 +188,7 @@ def run_phase(
         model=model,
         args=arguments,
         train_dataset=data,
-        data_collator=lambda batches: batches[0],
+        data_collator=take_batch,
         callbacks=[PrintLogs(), StopAfter(phase.get("stop_after"))],
         learning_rates=(phase["lr"], phase["muon_lr"]),
     )
