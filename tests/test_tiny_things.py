@@ -382,6 +382,34 @@ def test_lists_say_what_is_there(library):
     }
 
 
+def test_lists_of_categories_say_how_many_there_are(library):
+    """A category's targets are the patches of all that belong to it; food is not asked about beside fruit."""
+    scene = two_things()
+    scene.things.append(Thing("cat", "noto", "cat", x=70.0, y=14.0, size=20.0))
+    covered = [look_up.covered_patches(thing) for thing in scene.things]
+    patches = {"animal": covered[0] | covered[2], "fruit": covered[1]}
+    answers = {}
+    for seed in range(60):
+        asked = look_up.list_kinds(scene, library, random.Random(seed))
+        assert asked.answer == "" and asked.question.endswith(", ".join(asked.answers))
+        answers.setdefault(asked.type, {}).update(asked.answers)
+        for word, target in asked.targets.items():
+            shown = patches.get(word.removesuffix("s"), np.zeros(36, dtype=bool))
+            assert (target[:-1] == shown).all() and target[-1] != shown.any()
+    others = set(picture_questions.PLURALS) - {"animal", "fruit", "food"}
+    assert answers == {
+        "listed kinds": {"animal": "yes", "fruit": "yes"} | dict.fromkeys(others, "no"),
+        "listed counts": {"animals": "2", "fruits": "1"}
+        | dict.fromkeys((picture_questions.PLURALS[word] for word in others), "0"),
+    }
+
+
+def test_the_mix_says_which_lists_are_of_categories(library, processor):
+    for share, kinds in ((1.0, look_up.KIND_QUESTIONS), (0.0, look_up.QUESTIONS)):
+        batches = PackedBatches(processor, replace(MIX, kinds=share), "x", library)
+        assert set(batches.list_batch(random.Random(0))["types"]) <= kinds.keys()
+
+
 @pytest.mark.parametrize("kind", list(look_up.QUESTIONS))
 def test_a_listed_name_is_answered_where_it_ends(library, processor, kind):
     seeds = (random.Random(seed) for seed in range(100))

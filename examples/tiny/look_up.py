@@ -6,11 +6,12 @@ pre-fusion layer: the patches that show it, or the vision token if nothing does.
 """
 
 import random
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from picture_questions import pick_absent, say_absent
+from picture_questions import OVERLAPPING, PLURALS, pick_absent, say_absent
 from picture_scenes import CENTRE, Library, PictureScene, Thing, colour_of, draw_picture, sample_things
 from pretrain_tower import GRID, PATCH_CENTRES, to_pixels
 from torch import nn
@@ -29,6 +30,8 @@ QUESTIONS = {
     "listed sides": "On which side is",
     "listed colours": "Which colour is",
 }
+KIND_QUESTIONS = {"listed kinds": "Which do you see,", "listed counts": "How many are there,"}
+NOTHING = np.arange(NUM_VISION) == GRID * GRID  # what a word of nothing that is there attends to: the vision token
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,6 @@ def list_names(scene: PictureScene, library: Library, rng: random.Random) -> Nam
     length = len(answers) + 1 if kind == "missing name" else min(LISTED, len(library.names))
     while len(answers) < length:
         answers.setdefault(pick_absent(scene, library, rng), "no")
-    nothing = np.append(np.zeros(GRID * GRID, dtype=bool), True)
     names = rng.sample(list(answers), len(answers))
     there = [name for name in names if name in targets]
     missing = [say_absent(name) for name in names if name not in targets]
@@ -81,8 +83,27 @@ def list_names(scene: PictureScene, library: Library, rng: random.Random) -> Nam
         f"{QUESTIONS[kind]} {', '.join(names)}",
         answer,
         {name: answers[name] for name in names},
-        {name: targets.get(name, nothing) for name in names},
+        {name: targets.get(name, NOTHING) for name in names},
     )
+
+
+def list_kinds(scene: PictureScene, library: Library, rng: random.Random) -> NameList:
+    """As `list_names`, of categories: whether each is there, or how many of it."""
+    own = defaultdict(list)
+    for thing in scene.things:
+        own[library.category[thing.name]].append(covered_patches(thing))
+    own.pop("", None)
+    absent = [c for c in PLURALS if c not in own and not OVERLAPPING.get(c, set()) & own.keys()]
+    listed = [*own, *rng.sample(absent, min(LISTED - len(own), len(absent)))]
+    rng.shuffle(listed)
+    kind = rng.choice(list(KIND_QUESTIONS))
+    answers, targets = {}, {}
+    for category in listed:
+        shown = own.get(category, [])
+        word = PLURALS[category] if kind == "listed counts" else category
+        answers[word] = str(len(shown)) if kind == "listed counts" else "yes" if shown else "no"
+        targets[word] = np.append(np.any(shown, axis=0), False) if shown else NOTHING
+    return NameList(kind, f"{KIND_QUESTIONS[kind]} {', '.join(answers)}", "", answers, targets)
 
 
 def see_patches(

@@ -36,6 +36,7 @@ class Mix:
         thing_clips: share of these videos' clips that show things.
         captions: share of batches with captions alone, which are too long to be padded to beside short answers.
         lists: share of batches that ask about many names at once, each answered where it stands.
+        kinds: share of these lists that are of categories.
         say_again: whether the comma behind a listed name says it again, so that any word can be taken from a question.
         blind, blind_video: share of batches in which the text does not see the patches, so that the answer has to
             come through the vision token.
@@ -47,6 +48,7 @@ class Mix:
     video: float = 0.0
     captions: float = 0.0
     lists: float = 0.0
+    kinds: float = 0.0
     say_again: bool = False
     blind: float = 0.25
     blind_video: float = 0.6
@@ -219,7 +221,10 @@ class PackedBatches(torch.utils.data.IterableDataset):
         sampled = [
             picture_scenes.sample_things(rng, self.library, rng.choice(counts)) for _ in range(2 * self.mix.pictures)
         ]
-        lists = [look_up.list_names(scene, self.library, rng) for scene in sampled]
+        lists = [
+            (look_up.list_kinds if rng.random() < self.mix.kinds else look_up.list_names)(scene, self.library, rng)
+            for scene in sampled
+        ]
         encoded = [self.encoder.encode_list(asked, self.num_image_tokens, self.mix.say_again) for asked in lists]
         batch = self.pad([(ids, labels) for ids, labels, _ in encoded], [asked.type for asked in lists])
         batch["text_fusion_mask"] = batch["labels"] == IGNORED
