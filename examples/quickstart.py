@@ -1,8 +1,7 @@
 # Copyright 2026 The llava-mini-hf authors. Licensed under the Apache License, Version 2.0.
 """
-Asks the small model in examples/tiny/checkpoint about a drawn picture, a handwritten digit and a short video, the one
-in examples/tiny/pictures_checkpoint about pictures of things, and saves a picture of what the vision token looked at
-and of what the question's words read.
+Asks the small model in examples/tiny/checkpoint about pictures of things, a drawn picture, a handwritten digit and a
+short video, and saves a picture of what the vision token looked at and of what the question's words read.
 
     python examples/quickstart.py [--checkpoint DIR_OR_HUB_ID] [--image FILE --question TEXT]
 """
@@ -19,16 +18,23 @@ from llava_mini.demo.examples import draw_digit, draw_shapes, write_clip
 from llava_mini.visualization import picture_attention
 
 
-PICTURES = Path(__file__).parent / "tiny" / "pictures"
-KNOWS_THINGS = Path(__file__).parent / "tiny" / "pictures_checkpoint"
+CHECKPOINT = Path(__file__).parent / "tiny" / "checkpoint"
+PICTURES = CHECKPOINT / "demo_examples"
 # By picture: what is asked about it.
 THINGS = {
     "guitar.png": ("What is this?", "What kind of thing is this?", "What colour is the dog?"),
     "car.png": ("What do you see?", "What color is the car?"),
     "elephant.png": ("what do you see", "What colour is the elephant?", "Is there a dog?"),
-    "elephant_and_pizza.png": ("What is on the left?", "Is there a pizza?", "Where is the pizza, left or right?"),
+    "elephant_and_pizza.png": (
+        "What is on the left?",
+        "Where is the pizza, left or right?",
+        "How many animals are there?",
+        "What is not an animal?",
+        "Describe the picture.",
+    ),
     "boot.png": ("What garment is this?",),
 }
+LOOKED_AT = ("elephant_and_pizza.png", "Where is the pizza, left or right?")
 QUESTIONS = (
     "What colour is the circle?",
     "Which shape is blue?",
@@ -41,10 +47,8 @@ QUESTIONS = (
 VIDEO_QUESTIONS = ("What shape is it?", "What colour is the shape?", "Which way does the shape move?")
 
 
-def ask_about_things():
-    """What a person would call pictures, asked of the model that knows more than shapes."""
-    model = AutoModelForImageTextToText.from_pretrained(KNOWS_THINGS)
-    processor = AutoProcessor.from_pretrained(KNOWS_THINGS)
+def ask_about_things(model, processor):
+    """What a person would call pictures."""
     for name, questions in THINGS.items():
         print(f"{name}:")
         for question in questions:
@@ -82,7 +86,7 @@ def save_attention(model, processor, picture: Image.Image | str, question: str, 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default=str(Path(__file__).parent / "tiny" / "checkpoint"))
+    parser.add_argument("--checkpoint", default=str(CHECKPOINT))
     parser.add_argument("--image", help="ask about this picture instead")
     parser.add_argument("--question", default="Describe the picture.")
     parser.add_argument("--attention", type=Path, default=Path("attention.png"), help="where to save the picture")
@@ -93,7 +97,9 @@ def main():
         ask(model, processor, {"type": "image", "path": arguments.image}, arguments.question)
         save_attention(model, processor, arguments.image, arguments.question, arguments.attention)
         return
+    ask_about_things(model, processor)
     shapes = {"type": "image", "image": draw_shapes()}
+    print("A drawn picture, a handwritten digit, a clip:")
     for question in QUESTIONS:
         ask(model, processor, shapes, question)
     ask(model, processor, {"type": "image", "image": draw_digit()}, "Which digit is this?")
@@ -102,8 +108,8 @@ def main():
         write_clip(clip)
         for question in VIDEO_QUESTIONS:
             ask(model, processor, {"type": "video", "path": str(clip)}, question)
-    ask_about_things()
-    save_attention(model, processor, shapes["image"], QUESTIONS[0], arguments.attention)
+    name, question = LOOKED_AT
+    save_attention(model, processor, str(PICTURES / name), question, arguments.attention)
     through_pipeline = pipeline("image-text-to-text", model=model, processor=processor)
     content = [shapes, {"type": "text", "text": "Which shape is red?"}]
     output = through_pipeline(text=[{"role": "user", "content": content}], return_full_text=False)

@@ -4,11 +4,13 @@ import argparse
 import copy
 import gzip
 import json
+import os
 import pickle
 import random
 import re
+import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +28,9 @@ import picture_names
 import picture_questions
 import picture_scenes
 import questions
-import scenes
 import teach_tower
 import wordings
-from build import build_processor
+from build import build_model, build_processor
 from colours import name_colour
 from grow import build_larger_tokenizer, grow_tower, grow_vocabulary, set_tower
 from packing import IGNORED, Mix, PackedBatches
@@ -38,7 +39,7 @@ from pictures import GARMENTS, GARMENTS_PACKAGE, SIDE, SOURCES, TRAINING_STYLES,
 from PIL import Image
 from pretrain_tower import PATCH_CENTRES, to_pixels
 from train_tiny import TinyTrainer, split_recipe, take_batch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_mini import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
@@ -67,6 +68,7 @@ MIX = Mix(
     thing_clips=0.5,
     varied=True,
 )
+SHAPES = Mix({"1": 1, "2": 1, "number": 1, "digit": 1}, pictures=4, questions=3, clips=2, clip_questions=2, video=0.5)
 
 
 def make_cutout(colour: tuple[int, int, int], corner: int) -> np.ndarray:
@@ -98,11 +100,18 @@ def processor() -> LlavaMiniProcessor:
 
 
 @pytest.fixture(scope="module")
-def grown(processor) -> LlavaMiniForConditionalGeneration:
-    """The first model's weights in the larger vocabulary."""
+def of_shapes() -> tuple[LlavaMiniForConditionalGeneration, LlavaMiniProcessor]:
+    """As the phases of drawn pictures leave a model, but with random weights."""
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT).eval()
-    return grow_vocabulary(model, AutoProcessor.from_pretrained(CHECKPOINT), processor)
+    processor = build_processor()
+    return build_model(processor, tower=None).eval(), processor
+
+
+@pytest.fixture(scope="module")
+def grown(of_shapes, processor) -> LlavaMiniForConditionalGeneration:
+    """These weights in the larger vocabulary."""
+    torch.manual_seed(0)
+    return grow_vocabulary(*of_shapes, processor)
 
 
 def two_things() -> PictureScene:
@@ -135,6 +144,29 @@ def test_a_thing_is_drawn_where_it_is_said_to_be(library):
     thing = replace(two_things().things[0], is_mirrored=True)
     mirrored = np.asarray(draw_picture(PictureScene(things=[thing]), library)).astype(int)
     assert picture[28, 8].max() < 60 and mirrored[28, 31].max() < 60 < mirrored[28, 8].max()
+
+
+@pytest.mark.parametrize(("is_tall", "size"), [(False, (126, 84)), (True, (84, 126))])
+def test_a_longer_picture_has_the_drawn_one_in_its_middle(library, is_tall, size):
+    picture = draw_picture(two_things(), library)
+    longer = evaluate_things.extend(picture, 1.5, is_tall)
+    assert longer.size == size
+    left, top = (size[0] - 84) // 2, (size[1] - 84) // 2
+    assert (np.asarray(longer.crop((left, top, left + 84, top + 84))) == np.asarray(picture)).all()
+    rows = np.asarray(longer) if is_tall else np.asarray(longer).swapaxes(0, 1)
+    assert (rows[:21] == rows[21]).all() and (rows[-21:] == rows[-22]).all()
+
+
+def test_longer_pictures_are_squeezed(library, processor):
+    """Every pixel is seen, and no bars; a square picture is what it was."""
+    picture = draw_picture(two_things(), library)
+    seen = processor.image_processor(picture, return_tensors="pt")["pixel_values"].view(3, 84, 84)
+    torch.testing.assert_close(seen, to_pixels(np.array(picture)))
+    halves = Image.fromarray(np.repeat(np.array([[[255, 0, 0]], [[0, 0, 255]]], np.uint8), 200, axis=1))
+    seen = processor.image_processor(halves.resize((200, 100)), return_tensors="pt")["pixel_values"].view(3, 84, 84)
+    expected = to_pixels(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))[:, 0].T
+    torch.testing.assert_close(seen[:, 2], expected[:1].T.expand(3, 84), atol=0.05, rtol=0)
+    torch.testing.assert_close(seen[:, -3], expected[1:].T.expand(3, 84), atol=0.05, rtol=0)
 
 
 def test_looks_change_hue_and_saturation(library):
@@ -217,6 +249,25 @@ def test_questions_about_a_clip(library):
     assert (clip.at(1).things[0].x, clip.at(1).things[0].y) == (40.0, 40.0)
 
 
+def test_questions_are_the_same_in_every_process(library):
+    """Strings have other hashes in each, and sets another order."""
+    code = (
+        "import pickle, random, sys, picture_questions, picture_scenes; library = pickle.load(sys.stdin.buffer)\n"
+        "for seed in range(40):\n"
+        "    rng = random.Random(seed)\n"
+        "    scene = picture_scenes.sample_things(rng, library, 3)\n"
+        "    print(picture_questions.about_picture(scene, library, rng))\n"
+    )
+    printed = set()
+    for seed in "123":
+        run = subprocess.run(
+            [sys.executable, "-c", code], cwd=TINY, input=pickle.dumps(library), capture_output=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(TINY)},
+        )  # fmt: skip
+        printed.add(run.stdout)
+    assert len(printed) == 1 and len(printed.pop()) > 1000
+
+
 @pytest.mark.parametrize("kind", list(picture_questions.CHANCE))
 def test_every_type_of_thing_has_questions(kind, library):
     answers = set()
@@ -292,12 +343,9 @@ def test_a_grown_tower_sees_the_same(grown):
         )
 
 
-def test_a_larger_vocabulary_keeps_what_was_known(grown, processor):
-    """Tokens of both vocabularies keep their vectors, so the first model's answers come from the grown one too."""
-    model, own = (
-        AutoModelForImageTextToText.from_pretrained(CHECKPOINT).eval(),
-        AutoProcessor.from_pretrained(CHECKPOINT),
-    )
+def test_a_larger_vocabulary_keeps_what_was_known(of_shapes, grown, processor):
+    """Tokens of both vocabularies keep their vectors, so the smaller model's answers come from the grown one too."""
+    model, own = of_shapes
     before, after = own.tokenizer.get_vocab(), processor.tokenizer.get_vocab()
     shared = sorted(before.keys() & after.keys())
     assert len(shared) > 450
@@ -559,7 +607,7 @@ def test_the_recipe_grows_once():
 
 @pytest.fixture
 def cache_folder(tmp_path) -> Path:
-    """As pictures.py leaves it, with few cut-outs of few colours and garments of noise."""
+    """As pictures.py and evaluate_things.py leave it: few cut-outs of few colours, garments of noise, one stamp."""
     for i, style in enumerate(SOURCES):
         cutouts = {SLUGS.get(name, name): make_cutout(colour, 8 + 2 * i) for name, colour in COLOURS.items()}
         asked = np.array(picture_names.all_slugs())
@@ -571,17 +619,20 @@ def cache_folder(tmp_path) -> Path:
             header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
             file = tmp_path / GARMENTS_PACKAGE / f"{prefix}-{kind}-idx{values.ndim}-ubyte.gz"
             file.write_bytes(gzip.compress(header + values.tobytes()))
+    stamps = tmp_path / evaluate_things.TUX_PAINT_PACKAGE
+    stamps.mkdir()
+    Image.fromarray(make_cutout(COLOURS["dog"], 8)).save(stamps / "dog.png")
+    (stamps / "dog.txt").write_text("A brown dog.\n")
     return tmp_path
 
 
-def test_a_tower_is_taught_and_goes_on_where_it_stopped(cache_folder, tmp_path):
+def test_a_tower_is_taught_and_goes_on_where_it_stopped(cache_folder, of_shapes, tmp_path):
     arguments = argparse.Namespace(output=tmp_path / "tower", steps=2, batch_size=8, lr=1e-3, muon_lr=0.01, seed=0)
     arguments.output.mkdir()
     library = Library.load(cache_folder, TRAINING_STYLES)
     assert set(library.names) == set(COLOURS)
-    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
     torch.manual_seed(0)
-    lesson = teach_tower.Lesson(model.model.vision_tower, library)
+    lesson = teach_tower.Lesson(of_shapes[0].model.vision_tower, library)
     held = {name: value.clone() for name, value in lesson.before.named_parameters()}
     teach_tower.teach(lesson, library, arguments)
     assert all(torch.equal(value, held[name]) for name, value in lesson.before.named_parameters())
@@ -594,7 +645,6 @@ def test_a_tower_is_taught_and_goes_on_where_it_stopped(cache_folder, tmp_path):
 
 def test_measuring_and_the_page(cache_folder, tmp_path, monkeypatch):
     """On a cache made here; numbers of the right size, and a page with every answer."""
-    monkeypatch.setattr(evaluate_things, "load_tux_paint", lambda folder: [("dog", scenes.draw(scenes.Scene("white")))])
     asker = evaluate_things.Asker(CHECKPOINT)
     results = evaluate_things.measure(asker, cache_folder, per_type=1, seed=0, num_garments=3)
     sizes = {row: result["n"] for row, result in results["names"].items()}
@@ -617,25 +667,34 @@ def test_counting_is_exact():
 
 def test_the_examples_are_answered_as_their_table_says():
     """Wrong answers as well: whoever trains a better model writes a better table."""
-    folder = TINY / "pictures"
+    folder = CHECKPOINT / "demo_examples"
     rows = re.findall(
         r"^\| `(\S+)` \| (.+?) \| (.+?) \| (?:wrong )?\|$", (folder / "README.md").read_text(), re.MULTILINE
     )
     assert len(rows) > 8 and {file for file, *_ in rows} == {file.name for file in folder.glob("*.png")}
-    asker = evaluate_things.Asker(TINY / "pictures_checkpoint")
+    asker = evaluate_things.Asker(CHECKPOINT)
     for file, question, answer in rows:
         assert asker.answer([Image.open(folder / file).convert("RGB")], [question]) == [answer]
 
 
-def test_the_checkpoint_of_pictures_is_small_and_whole():
-    folder = TINY / "pictures_checkpoint"
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 10e6
-    model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert sum(p.numel() for p in model.parameters()) < 5e6 and model.dtype == torch.float32
-    card = (folder / "README.md").read_text()
-    for section in json.loads((TINY / "results_things.json").read_text())["results"].values():
-        for kind, result in section.items():
-            assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} |" in card
-    for kind, result in json.loads((TINY / "results_pictures.json").read_text())["results"].items():
-        assert f"| {kind} | {result['right'] / result['n']:.3f} | {result['n']} | {result['chance']:.2f} |" in card
+@pytest.mark.slow
+def test_one_command_trains_it_again(tmp_path, cache_folder):
+    """Some steps of everything: towers, phases of drawn pictures and of things, export, measurements, card."""
+    phase = {"steps": 2, "lr": 1e-3, "muon_lr": 0.01, "mix": asdict(SHAPES)}
+    mix = asdict(replace(MIX, video=0.3, lists=0.3, kinds=0.5))
+    of_things = {"name": "things", "grow": True, "word_size": 2, "prefusion_shares": [1, 0.5], "mix": mix}
+    recipe = [phase | {"name": "first"}, phase | {"name": "second"}, phase | of_things]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    command = [sys.executable, TINY / "train_all.py", "--output", tmp_path / "run", "--tower_steps", "1"]
+    command += ["--recipe", tmp_path / "recipe.json", "--per_type", "1", "--things_steps", "1", "--cache", cache_folder]
+    subprocess.run(command, check=True, timeout=600)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "checkpoint")
+    card = (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+    assert "| colour |" in card and "| thing colour |" in card
+    # And on from the drawn pictures, with random budgets.
+    phase |= {"name": "budgets", "prefusion_shares": [0.5, 0.1]}
+    (tmp_path / "recipe.json").write_text(json.dumps([phase]))
+    command = [sys.executable, TINY / "train_tiny.py", "--start", tmp_path / "run" / "phases" / "second"]
+    command += ["--recipe", tmp_path / "recipe.json", "--output", tmp_path / "on"]
+    subprocess.run(command, check=True, timeout=600)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "on" / "budgets")

@@ -69,9 +69,10 @@ def encode(processor, conversations) -> dict:
 
 @pytest.fixture(scope="module")
 def own_loss(model, processor):
+    inputs = encode(processor, [chat(i, image=True) for i in range(2)])
     with torch.no_grad():
-        loss = model(**encode(processor, [chat(i, image=True) for i in range(2)])).loss.item()
-    assert loss < 1e-3
+        loss = model(**inputs).loss.item()
+        assert model(**inputs, text_fusion_mask=inputs["attention_mask"]).loss.item() > 1000 * loss
     return loss
 
 

@@ -5,7 +5,8 @@ all in pre-fusion; pre-fusion that starts from the language model's layers. Writ
 table is not run again.
 
     python examples/tiny/ablation.py --tower runs/tower --output examples/tiny/ablation
-    python examples/tiny/ablation.py --tower runs/tower --output runs/starts --runs runs/starts_models --set starts
+    python examples/tiny/ablation.py --tower runs/tower --output runs/starts --runs runs/starts_models --set starts \\
+        --trained runs/tiny/phases/"sizes and counts"
 """
 
 import argparse
@@ -30,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from model_setup import initialise_prefusion  # noqa: E402
 
 
-TRAINED = Path(__file__).parent / "checkpoint"
 # Pre-fusion layers and language model layers; equally many parameters in all.
 TOKENS = {
     "no pre-fusion, C = 1": {"compressor_size": 1, "num_prefusion_layers": 0, "num_llm_layers": 5},
@@ -41,7 +41,7 @@ TOKENS = {
     "pre-fusion, C = 4": {"compressor_size": 4, "num_prefusion_layers": 3, "num_llm_layers": 2},
 }
 # `blank`: the vision token is zeros, so that all that is seen comes through pre-fusion. `start`: the language model is
-# the trained one of `checkpoint/`, as the paper's is Vicuna, and pre-fusion starts from its layers or at random.
+# the one that `--trained` learned, as the paper's is Vicuna, and pre-fusion starts from its layers or at random.
 STARTS = {
     "pre-fusion, C = 1": TOKENS["pre-fusion, C = 1"],
     "pre-fusion, blank token": {"compressor_size": 1, "num_prefusion_layers": 3, "num_llm_layers": 2, "blank": True},
@@ -54,7 +54,9 @@ TYPES = ["background", "colour", "shape", "size", "position", "count"]
 MIX = {"scenes": {"1": 1, "2": 2}, "types": {"relation": 0.0, "yes/no": 0.0, "position": 2.0}, "blind": 0.0}
 
 
-def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per_type: int) -> dict[str, float]:
+def run_variant(
+    name: str, seed: int, tower: Path, folder: Path, steps: int, per_type: int, trained: Path | None
+) -> dict[str, float]:
     """Trains one variant and returns its exact match by type."""
     torch.manual_seed(seed)
     options = dict(VARIANTS[name])
@@ -62,7 +64,7 @@ def run_variant(name: str, seed: int, tower: Path, folder: Path, steps: int, per
     start, blank = options.pop("start", None), options.pop("blank", False)
     model = build_model(processor, tower, **options)
     if start is not None:
-        take_language_model(model, processor)
+        take_language_model(model, processor, trained)
         initialise_prefusion(model, start)
     phase = {"name": "ablation", "steps": steps, "lr": 2e-3, "muon_lr": 0.02, "mix": MIX}
     output = folder / f"{name} {seed}".replace(" ", "_").replace(",", "").replace("=", "")
@@ -85,12 +87,14 @@ def blank_tokens() -> Iterator[None]:
         yield
 
 
-def take_language_model(model: LlavaMiniForConditionalGeneration, processor):
-    """The trained model's language model, embeddings and head."""
-    trained = LlavaMiniForConditionalGeneration.from_pretrained(TRAINED, dtype=torch.float32)
-    vocabulary = json.loads((TRAINED / "tokenizer.json").read_text())["model"]["vocab"]
+def take_language_model(model: LlavaMiniForConditionalGeneration, processor, checkpoint: Path):
+    """The language model, embeddings and head of a checkpoint with the same vocabulary."""
+    trained = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
     if any(processor.tokenizer.convert_tokens_to_ids(token) != index for token, index in vocabulary.items()):
-        raise ValueError(f"{TRAINED} has another vocabulary than build.py makes: train it again.")
+        raise ValueError(
+            f"{checkpoint} has another vocabulary than build.py makes: give --trained a phase of drawn pictures."
+        )
     model.model.language_model.load_state_dict(trained.model.language_model.state_dict())
     model.lm_head.load_state_dict(trained.lm_head.state_dict())
 
@@ -133,8 +137,12 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--per_type", type=int, default=100)
     parser.add_argument("--set", choices=list(SETS), default="tokens", help="which variants")
+    parser.add_argument("--trained", type=Path, help="the language model of `starts`: a phase of drawn pictures")
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), help="instead of a set")
     arguments = parser.parse_args()
+    variants = arguments.variants or list(SETS[arguments.set])
+    if arguments.trained is None and any("start" in VARIANTS[name] for name in variants):
+        parser.error("--trained is needed: whose language model these variants start from")
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
     saved = arguments.output / "scores.json"
@@ -148,11 +156,11 @@ def main():
     scores: dict[str, list[dict[str, float]]] = made["scores"]
     # All variants of a seed before the next one, so that an interrupted run still compares equals.
     for seed in range(arguments.seeds):
-        for name in arguments.variants or SETS[arguments.set]:
+        for name in variants:
             if len(scores.get(name, [])) > seed:
                 continue
-            run = run_variant(name, seed, arguments.tower, arguments.runs, arguments.steps, arguments.per_type)
-            scores.setdefault(name, []).append(run)
+            where = (arguments.tower, arguments.runs, arguments.steps, arguments.per_type, arguments.trained)
+            scores.setdefault(name, []).append(run_variant(name, seed, *where))
             saved.write_text(json.dumps(made, indent=1) + "\n")
     (arguments.output / "table.md").write_text(to_table(scores) + "\n")
     print(to_table(scores))

@@ -54,10 +54,11 @@ def build_tokenizer(texts: list[str] | None = None, size: int = MAX_VOCABULARY) 
 
 def build_processor(compressor_size: int = 1, tokenizer: PreTrainedTokenizerFast | None = None) -> LlavaMiniProcessor:
     """The processor for pictures of 84x84 pixels."""
-    size = {"size": {"shortest_edge": scenes.IMAGE_SIZE}}
-    size["crop_size"] = {"height": scenes.IMAGE_SIZE, "width": scenes.IMAGE_SIZE}
+    square = {"height": scenes.IMAGE_SIZE, "width": scenes.IMAGE_SIZE}
+    size = {"size": {"shortest_edge": scenes.IMAGE_SIZE}, "crop_size": square}
     return LlavaMiniProcessor(
-        image_processor=LlavaMiniImageProcessor(**size),
+        # Longer pictures are squeezed, as frames are: bars of padding are nothing that the model ever saw.
+        image_processor=LlavaMiniImageProcessor(size=square, crop_size=square, do_pad=False),
         tokenizer=tokenizer or build_tokenizer(),
         video_processor=LlavaMiniVideoProcessor(**size),
         chat_template=(Path(__file__).parent / "chat_template.jinja").read_text(),

@@ -1,6 +1,7 @@
 """
 Asks a checkpoint about pictures of things that it never saw: an artist left out of training, Fashion-MNIST's test
-split, new scenes, photographs of Tux Paint; and in other words. Greedy, exact matches. Fetches what it needs.
+split, new scenes, photographs of Tux Paint; in other words, and about pictures that are not square. Greedy, exact
+matches. Fetches what it needs.
 
     python examples/tiny/evaluate_things.py --model examples/tiny/checkpoint --json examples/tiny/results_things.json
 """
@@ -54,6 +55,8 @@ WAYS: dict[str, Callable[[str], str]] = {
     "lower case": lambda text: text[0].lower() + text[1:],
     "no question mark": lambda text: text.rstrip("?."),
 }
+OBLONG = 1.5  # times as wide as high, or as high as wide, as most cameras see
+OBLONG_TYPES = ("colour", "shape", "position", "relation")
 WORDED_TYPES = ("colour", "shape", "size", "position", "yes/no", "count", "relation", "digit", "number", "background")
 
 
@@ -166,6 +169,35 @@ def ask_in_other_words(asker: Asker, per_type: int, seed: int) -> dict[str, dict
     }
 
 
+def extend(picture: Image.Image, ratio: float, is_tall: bool) -> Image.Image:
+    """`ratio` times as long to both sides, or up and down; what is at the border goes on."""
+    added = round(scenes.IMAGE_SIZE * (ratio - 1) / 2)
+    sides = ((added, added), (0, 0)) if is_tall else ((0, 0), (added, added))
+    return Image.fromarray(np.pad(np.asarray(picture), (*sides, (0, 0)), mode="edge"))
+
+
+def ask_about_oblong(asker: Asker, libraries: dict[str, Library], per_type: int, seed: int) -> dict[str, dict]:
+    """Wide and tall pictures in turns: names of things alone by artist, and old types."""
+    rng = random.Random(f"oblong {seed}")
+    asked = {}
+    for artist, library in libraries.items():
+        things = portraits(library)
+        chosen = rng.sample(things, min(per_type, len(things)))
+        asked[f"name, {artist}"] = (
+            [(draw_picture(PictureScene(things=[thing]), library), "What is this?", thing.name) for thing in chosen],
+            CHANCE["name"],
+        )
+    for kind in OBLONG_TYPES:
+        sampled = [sample_question(kind, "test", random.Random(f"oblong {seed} {kind} {i}")) for i in range(per_type)]
+        asked[kind] = [(scenes.draw(shown), q.text, q.answer) for shown, q in sampled], questions.CHANCE[kind]
+    results = {}
+    for kind, (rows, chance) in asked.items():
+        pictures, texts, wanted = zip(*rows)
+        shown = [extend(picture, OBLONG, is_tall=i % 2 == 1) for i, picture in enumerate(pictures)]
+        results[kind] = count(asker.answer(shown, list(texts)), list(wanted), chance)
+    return results
+
+
 def load_tux_paint(cache_folder: Path) -> list[tuple[str, Image.Image]]:
     """Cut-out photographs whose description has exactly one of the names, with it, on white."""
     folder = cache_folder / TUX_PAINT_PACKAGE
@@ -210,6 +242,9 @@ def measure(asker: Asker, cache_folder: Path, per_type: int, seed: int, num_garm
         "scenes, artists of the training": ask_about_scenes(asker, known, per_type, seed, types),
         f"scenes, artist never seen ({UNSEEN_STYLES[0]})": ask_about_scenes(asker, first, per_type, seed, types),
         "drawn shapes, digits and numbers in other words": ask_in_other_words(asker, max(per_type // 4, 1), seed),
+        f"pictures {OBLONG} times as wide as high, or as high as wide": ask_about_oblong(
+            asker, {"artists of the training": known, f"artist never seen ({UNSEEN_STYLES[0]})": first}, per_type, seed
+        ),
     }
 
 

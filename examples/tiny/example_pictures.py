@@ -1,10 +1,11 @@
 """
-Draws the pictures of things in `pictures/` that the quickstart asks about, from sets whose licences allow it.
+Draws the pictures of things that the quickstart and the demo ask about, from sets whose licences allow it.
 
     python examples/tiny/example_pictures.py
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,10 @@ PICTURES = {
 }
 
 
+# What the demo offers to ask, see `llava_mini.demo.examples`.
+ASKED = {"guitar.png": "What is this?", "elephant_and_pizza.png": "Where is the pizza, left or right?"}
+
+
 def draw_examples(folder: Path, cache_folder: Path):
     """Writes them all."""
     folder.mkdir(exist_ok=True)
@@ -35,12 +40,13 @@ def draw_examples(folder: Path, cache_folder: Path):
     photographs, classes = load_garments("test", cache_folder)
     garment = Image.fromarray(np.array(photographs[GARMENT])).resize((84, 84), Image.Resampling.BICUBIC)
     garment.save(folder / f"{GARMENTS[classes[GARMENT]]}.png", optimize=True)
+    (folder / "questions.json").write_text(json.dumps(ASKED, indent=1) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="of pictures.py")
-    draw_examples(Path(__file__).parent / "pictures", parser.parse_args().cache)
+    draw_examples(Path(__file__).parent / "checkpoint" / "demo_examples", parser.parse_args().cache)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Saves a trained model as it is shipped: float16 weights that load as float32, an
     python examples/tiny/export.py --model runs/tiny/final --output examples/tiny/checkpoint
     python examples/tiny/evaluate.py --per_type 200 --json examples/tiny/results.json
     python examples/tiny/evaluate_things.py --json examples/tiny/results_things.json
-    python examples/tiny/export.py --card examples/tiny/results.json --things examples/tiny/results_things.json
+    python examples/tiny/export.py --card examples/tiny/results.json examples/tiny/results_things.json
 """
 
 import argparse
@@ -59,11 +59,10 @@ def list_sections(sections: dict[str, dict[str, dict]], claimed: bool) -> str:
     return "\n\n".join(tables)
 
 
-def describe_things(checkpoint: Path, things: dict) -> dict[str, str | int]:
-    """What the card of a model that knows things says of them, by its template's fields."""
+def describe_things(things: dict) -> dict[str, str | int]:
+    """What the card says of things, by its template's fields."""
     return {
         "names": len(load_names()),
-        "folder": f"examples/tiny/{checkpoint.name}",
         "things": list_sections(things["results"], claimed=True),
         "failing_things": list_sections(things["results"], claimed=False),
         "bound": CLAIM_BOUND,
@@ -72,15 +71,14 @@ def describe_things(checkpoint: Path, things: dict) -> dict[str, str | int]:
     }
 
 
-def write_card(checkpoint: Path, measured: dict, things: dict | None = None):
+def write_card(checkpoint: Path, measured: dict, things: dict):
     """The model card, its numbers from the checkpoint and from what the two evaluate scripts measured."""
     model = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
     config, results = model.config, measured["results"]
     claims, rest = ({}, {})
     for kind, result in results.items():
         (claims if is_claimed(result) else rest)[kind] = result
-    template = "card_template_things.md" if things else "card_template.md"
-    card = (Path(__file__).parent / template).read_text().format(
+    card = (Path(__file__).parent / "card_template.md").read_text().format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         megabytes=(checkpoint / "model.safetensors").stat().st_size / 1e6,
         vocabulary=config.text_config.vocab_size,
@@ -95,7 +93,7 @@ def write_card(checkpoint: Path, measured: dict, things: dict | None = None):
         seed=measured["seed"],
         claims=to_table(claims),
         rest=describe_rest(rest),
-        **(describe_things(checkpoint, things) if things else {}),
+        **describe_things(things),
         radii=" or ".join(f"{low:g} to {high:g} ({name})" for name, (low, high) in RADII.items()),
     )  # fmt: skip
     (checkpoint / "README.md").write_text(card)
@@ -105,15 +103,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a finished phase of train_tiny.py")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoint")
-    parser.add_argument("--card", type=Path, help="what evaluate.py wrote with --json")
-    parser.add_argument("--things", type=Path, help="what evaluate_things.py wrote with --json")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        nargs=2,
+        metavar=("SHAPES", "THINGS"),
+        help="what evaluate.py and evaluate_things.py wrote with --json",
+    )
     arguments = parser.parse_args()
     if arguments.model:
         model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float16)
         export(model, LlavaMiniProcessor.from_pretrained(arguments.model), arguments.output)
     if arguments.card:
-        things = json.loads(arguments.things.read_text()) if arguments.things else None
-        write_card(arguments.output, json.loads(arguments.card.read_text()), things)
+        write_card(arguments.output, *(json.loads(file.read_text()) for file in arguments.card))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 A trained small model made larger without changing what it does: more layers of the tower, which begin as the identity,
 and a larger vocabulary, in which a token that there was keeps its vectors.
 
-    python examples/tiny/grow.py --model examples/tiny/checkpoint --output runs/grown
+    python examples/tiny/grow.py --model runs/tiny/phases/"sizes and counts" --output runs/grown
 """
 
 import argparse

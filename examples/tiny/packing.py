@@ -221,8 +221,9 @@ class PackedBatches(torch.utils.data.IterableDataset):
         sampled = [
             picture_scenes.sample_things(rng, self.library, rng.choice(counts)) for _ in range(2 * self.mix.pictures)
         ]
+        kinds = self.mix.kinds
         lists = [
-            (look_up.list_kinds if rng.random() < self.mix.kinds else look_up.list_names)(scene, self.library, rng)
+            (look_up.list_kinds if kinds and rng.random() < kinds else look_up.list_names)(scene, self.library, rng)
             for scene in sampled
         ]
         encoded = [self.encoder.encode_list(asked, self.num_image_tokens, self.mix.say_again) for asked in lists]

@@ -209,7 +209,8 @@ def _categories(scene: PictureScene, library: Library, rng: random.Random) -> li
     own = [library.category[thing.name] for thing in scene.things]
     clear = [c for c in PLURALS if not OVERLAPPING.get(c, set()) & set(own)]
     questions = []
-    for category in {c for c in own if c in clear} | {rng.choice(clear)}:
+    # No set: its order changes from process to process.
+    for category in dict.fromkeys([*(c for c in own if c in clear), rng.choice(clear)]):
         plural = PLURALS[category]
         texts = [f"How many {plural} are there?", f"How many {plural} do you see?", f"Count the {plural}."]
         # A number of 0 comes up too often otherwise.

@@ -1,7 +1,7 @@
 """
 The small model from nothing to a checkpoint with a card: a tower of drawn pictures, the phases of recipe.json about
-them, the tower taught the pictures of things, the phases about these, export, measurement. About three hours on one
-idle CPU core; what is finished is not done again. Fetches the pictures of things, see `pictures.py`.
+them, the tower taught the pictures of things, the phases about these, export, measurement. About four and a half
+hours on two CPU cores; what is finished is not done again. Fetches the pictures of things, see `pictures.py`.
 
     python examples/tiny/train_all.py --output runs/tiny
 """
@@ -49,20 +49,16 @@ def main():
     of_shapes, of_things = split_recipe(json.loads(arguments.recipe.read_text()))
     train_tower("pretrain_tower.py", towers[0], "--steps", arguments.tower_steps, "--seed", arguments.seed)
     run("train_tiny.py", "--tower", towers[0], *recipe)
-    if of_things:
-        start = phases / of_shapes[-1]["name"]
-        options = ["--model", start, "--steps", arguments.things_steps, "--seed", arguments.seed]
-        train_tower("teach_tower.py", towers[1], *options, *cache)
-        run("train_tiny.py", "--grow", start, "--tower", towers[1], *recipe, *cache)
-    run("export.py", "--model", phases / (of_things or of_shapes)[-1]["name"], "--output", checkpoint)
-    results = arguments.output / "results.json"
-    run("evaluate.py", "--model", checkpoint, "--per_type", arguments.per_type, "--json", results)
-    card = []
-    if of_things:
-        card = ["--things", arguments.output / "results_things.json"]
-        measured = ["--per_type", arguments.per_type, "--json", card[1]]
-        run("evaluate_things.py", "--model", checkpoint, *cache, *measured)
-    run("export.py", "--output", checkpoint, "--card", results, *card)
+    start = phases / of_shapes[-1]["name"]
+    options = ["--model", start, "--steps", arguments.things_steps, "--seed", arguments.seed]
+    train_tower("teach_tower.py", towers[1], *options, *cache)
+    run("train_tiny.py", "--grow", start, "--tower", towers[1], *recipe, *cache)
+    run("export.py", "--model", phases / of_things[-1]["name"], "--output", checkpoint)
+    results = [arguments.output / f"results{about}.json" for about in ("", "_things")]
+    measured = ["--model", checkpoint, "--per_type", arguments.per_type]
+    run("evaluate.py", *measured, "--json", results[0])
+    run("evaluate_things.py", *measured, *cache, "--json", results[1])
+    run("export.py", "--output", checkpoint, "--card", *results)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@ Trains the small model: phases of `recipe.json` one after another, each from the
 phases of things, from the end of the others.
 
     python examples/tiny/train_tiny.py --tower runs/tower --output runs/tiny
-    python examples/tiny/train_tiny.py --start examples/tiny/checkpoint --recipe examples/tiny/recipe_budget.json \\
-        --output runs/budget     # goes on from a trained one
     python examples/tiny/train_tiny.py --grow runs/tiny/"sizes and counts" --tower runs/of_things --output runs/tiny
+    python examples/tiny/train_tiny.py --start runs/tiny/"sizes and counts" --recipe examples/tiny/recipe_budget.json \\
+        --output runs/budget     # goes on from a trained one
 """
 
 import argparse

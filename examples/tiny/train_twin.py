@@ -2,7 +2,7 @@
 Trains a small LLaVA-1.5 beside the small LLaVA-Mini: the same tower, the same questions about still pictures, as many
 layers of the same width, but all 36 patches go through all of them. What `analyse.py` compares with.
 
-    python examples/tiny/train_twin.py --output runs/twin
+    python examples/tiny/train_twin.py --start runs/tiny/phases/"sizes and counts" --output runs/twin
 """
 
 import argparse
@@ -90,7 +90,7 @@ class TwinTrainer(TinyTrainer):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=Path, default=HERE / "checkpoint", help="whose tower and tokenizer it takes")
+    parser.add_argument("--start", type=Path, required=True, help="whose tower and tokenizer it takes")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=HERE / "twin_recipe.json")
     parser.add_argument("--seed", type=int, default=0)

@@ -79,7 +79,7 @@ def visitor(browser, served):
 def test_upload_ask_and_follow_up(visitor, pictures, screenshots):
     visitor.upload(pictures["shapes.png"])
     visitor.ask("What colour is the circle?")
-    assert re.search(r"red\s+1 vision token \(LLaVA-1.5: 36\) · 124 MFLOPs .*first token after \d+ ms", visitor.text())
+    assert re.search(r"red\s+1 vision token \(LLaVA-1.5: 36\) · 150 MFLOPs .*first token after \d+ ms", visitor.text())
     first = visitor.seen()
     visitor.ask("Which shape is blue?")
     assert re.search(r"square\s+1 vision token .* from what was kept", visitor.text())
@@ -90,16 +90,17 @@ def test_upload_ask_and_follow_up(visitor, pictures, screenshots):
 def test_the_page_shows_what_a_word_read(visitor, screenshots):
     """Begins as a visitor who has nothing at hand; its last picture is the README's."""
     visitor.page.screenshot(path=screenshots / "empty.png")
-    visitor.page.get_by_text("What colour is the circle?").first.click()
+    visitor.page.get_by_text("Where is the pizza, left or right?").first.click()
     visitor.page.locator("#question .thumbnail-item, #question .thumbnail-image").first.wait_for()
     visitor.ask()
     before = visitor.seen()
-    visitor.ask("Which shape is blue?")
+    visitor.ask("Is there a pizza?")
     visitor.page.get_by_label("Looked at by").click()
-    visitor.page.get_by_role("option", name="“blue”").click()
+    visitor.page.get_by_role("option", name="“pizza”").click()
     visitor.page.wait_for_function("old => !old.includes(document.querySelectorAll('#seen img')[1].src)", arg=before)
     time.sleep(1)
     visitor.page.screenshot(path=screenshots / "demo.png")
+    assert re.search(r"right\s+1 vision token.*yes\s+1 vision token", visitor.text(), re.DOTALL)
     assert (screenshots / "demo.png").stat().st_size < MAX_PICTURE_BYTES
     assert README_PICTURE.stat().st_size < MAX_PICTURE_BYTES
 

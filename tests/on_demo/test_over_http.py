@@ -29,7 +29,7 @@ def ask(client, text, *files, settings=SETTINGS):
 def test_a_program_asks_and_asks_on(client, pictures):
     answer, figures = ask(client, "What colour is the circle?", pictures["shapes.png"])
     assert answer["content"] == "red"
-    assert figures["metadata"]["title"].startswith("1 vision token (LLaVA-1.5: 36) · 124 MFLOPs")
+    assert figures["metadata"]["title"].startswith("1 vision token (LLaVA-1.5: 36) · 150 MFLOPs")
     answer, figures = ask(client, "What colour is the background?", settings=(*SETTINGS[:4], False))
     assert answer["content"] == "white" and "from what was kept" in figures["metadata"]["title"]
 
