@@ -9,6 +9,7 @@ import random
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from serving_client import (
@@ -34,6 +35,7 @@ from llava_mini.serving import add_serve_parser, serve
 # The server's limits here, below their defaults, so that little is needed to go beyond them.
 MAX_BODY_MIB, MAX_IMAGES, MAX_PIXELS, MAX_FRAMES, MAX_NEW_TOKENS = 1, 3, 100_000, 10, 450
 BODY_SECONDS = 5
+VOCABULARY = json.loads((Path(CHECKPOINT) / "config.json").read_text())["text_config"]["vocab_size"]
 NUM_POSITIONS, END_ID = 512, 2
 
 
@@ -357,7 +359,7 @@ def test_only_the_usual_formats(server):
         ("max_tokens", 0),
         ("max_tokens", -1),
         ("max_tokens", 1.0),
-        ("logit_bias", {"505": 1}),
+        ("logit_bias", {str(VOCABULARY): 1}),
         ("logit_bias", {"-1": 1}),
         ("logit_bias", {"1": None}),
         ("stream", "yes"),

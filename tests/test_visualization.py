@@ -1,6 +1,7 @@
 """visualization/: the maps lie on the picture that was passed, and hold what was read."""
 
 import contextlib
+import copy
 import sys
 from copy import deepcopy
 from io import BytesIO
@@ -357,9 +358,18 @@ def test_words_and_maps_of_a_question(trained):
     assert look.word_map() == pytest.approx(np.mean([look.word_map(i) for i in range(6)], axis=0), abs=1e-7)
     layers = [look.word_map(4, layer) for layer in range(model.config.num_prefusion_layers)]
     assert look.word_map(4) == pytest.approx(np.mean(layers, axis=0), abs=1e-7)
-    assert look.word_map(4).sum() < look.word_weights.mean(0)[4].sum() < 1  # the rest is on padding and text
+    assert look.word_map(4).sum() == pytest.approx(look.word_weights.mean(0)[4].sum())
+    assert look.word_map(4).sum() < 1  # the rest is on text
     features = model.get_image_features(inputs["pixel_values"], output_compressor_attentions=True)
     np.testing.assert_allclose(look.token_weights, features.compressor_attentions[0].detach(), atol=1e-6)
+
+
+def test_what_is_on_padding_is_on_no_map(trained):
+    model, processor = trained[0], copy.deepcopy(trained[1])
+    processor.image_processor.do_pad = True
+    look = picture_attention(model, processor, shapes(), "What colour is the circle?")
+    assert shapes().size[0] != shapes().size[1]
+    assert look.word_map(4).sum() < look.word_weights.mean(0)[4].sum() < 1
 
 
 def find_word(model, processor, inputs, word: str) -> int:
