@@ -360,7 +360,7 @@ def test_answers_of_a_model_at_hand_are_not_kept(parts, tmp_path):
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
-    types = ["colour", "count", "relation", "caption", "absent shape", "video direction", "video order"]
+    types = ["colour", "count", "relation", "caption", "caption of three", "video direction", "video order"]
     return folder, write_tasks(folder, per_type=5, seed=6, types=types)
 
 
