@@ -1,7 +1,6 @@
 """visualization/: the maps lie on the picture that was passed, and hold what was read."""
 
 import contextlib
-import copy
 import sys
 from copy import deepcopy
 from io import BytesIO
@@ -365,7 +364,7 @@ def test_words_and_maps_of_a_question(trained):
 
 
 def test_what_is_on_padding_is_on_no_map(trained):
-    model, processor = trained[0], copy.deepcopy(trained[1])
+    model, processor = trained[0], deepcopy(trained[1])
     processor.image_processor.do_pad = True
     look = picture_attention(model, processor, shapes(), "What colour is the circle?")
     assert shapes().size[0] != shapes().size[1]

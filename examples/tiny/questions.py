@@ -41,7 +41,7 @@ CHANCE = {
     "absent shape": 0.0,
 }
 # Asked when measuring alone: what the card must not claim by leaving it out.
-MEASURED_ONLY = ("unseen pair", "caption of three", "absent shape")
+MEASURED_ONLY = ("unseen pair", "caption of three")
 MIN_SEPARATION = 10  # pixels between two shapes before one is called left of the other
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
